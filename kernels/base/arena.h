@@ -1,0 +1,81 @@
+// Arena: named bump allocation over one block of memory, with a peak that remembers who was in it.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/base/tensor.h"
+
+namespace phalanx {
+
+/// Hands out tensors from a block it does not own, in stack order: `ArenaScope` gives back all that
+/// was taken since. A *measuring* arena has no block: it hands out tensors without memory (data is
+/// null) and only counts, so one step against it and a null backend tells the peak before any
+/// memory is taken. One thread at a time.
+class Arena {
+ public:
+  static constexpr int64_t kAlignment = 256;  // covers AVX-512 lines, huge TLB strides, cuBLASLt
+
+  /// An arena over `block` of `capacity_bytes`, e.g. from `Backend::allocate`.
+  Arena(std::string name, void* block, int64_t capacity_bytes, Device device);
+  /// A measuring arena.
+  static Arena measuring(std::string name, Device device);
+
+  /// A tensor named `name` for messages. Throws when the block is full: the text names tensor,
+  /// shape, arena and the largest neighbours.
+  Tensor tensor(std::string_view name, const Shape& shape, DType dtype);
+
+  const std::string& name() const { return name_; }
+  bool is_measuring() const { return measuring_; }
+  int64_t used_bytes() const { return used_; }
+  int64_t peak_bytes() const { return peak_; }
+  /// Names and bytes of what was alive when the peak was reached, largest first.
+  std::vector<std::pair<std::string, int64_t>> peak_contents() const;
+
+  /// Position for `reset_to`; see ArenaScope.
+  int64_t mark() const { return used_; }
+  void reset_to(int64_t mark);
+  void clear() { reset_to(0); }
+
+ private:
+  struct Entry {
+    std::string_view name;  // callers pass literals or names that outlive the arena
+    int64_t begin;
+    int64_t bytes;
+  };
+  [[noreturn]] void throw_full(std::string_view name, const Shape& shape, int64_t bytes) const;
+
+  std::string name_;
+  char* block_;
+  int64_t capacity_;
+  Device device_;
+  bool measuring_ = false;
+  int64_t used_ = 0;
+  int64_t peak_ = 0;
+  std::vector<Entry> entries_;
+  std::vector<Entry> peak_entries_;
+};
+
+/// Gives back, when it goes out of scope, whatever was taken from `arena` after it was made.
+class ArenaScope {
+ public:
+  explicit ArenaScope(Arena& arena) : arena_(arena), mark_(arena.mark()) {}
+  ~ArenaScope() { arena_.reset_to(mark_); }
+  ArenaScope(const ArenaScope&) = delete;
+  ArenaScope& operator=(const ArenaScope&) = delete;
+
+ private:
+  Arena& arena_;
+  int64_t mark_;
+};
+
+/// What a layer is handed: `saved` lives until the layer's backward, `scratch` until the enclosing
+/// ArenaScope ends.
+struct Memory {
+  Arena& saved;
+  Arena& scratch;
+};
+
+}  // namespace phalanx
