@@ -71,11 +71,11 @@ void Arena::throw_full(std::string_view name, const Shape& shape, int64_t bytes)
   std::sort(largest.begin(), largest.end(),
             [](const Entry& a, const Entry& b) { return a.bytes > b.bytes; });
   for (size_t i = 0; i < std::min<size_t>(largest.size(), 5); ++i)
-    neighbours += fmt::format("{}{} ({} MiB)", i == 0 ? "" : ", ", largest[i].name,
-                              largest[i].bytes >> 20);
+    neighbours +=
+        fmt::format("{}{} ({} MiB)", i == 0 ? "" : ", ", largest[i].name, largest[i].bytes >> 20);
   fail("arena '", name_, "' is full: tensor '", name, "' ", shape.to_string(), " needs ", bytes,
-       " bytes, ", capacity_ - used_, " of ", capacity_, " are free; largest in it: ",
-       neighbours.empty() ? "nothing" : neighbours,
+       " bytes, ", capacity_ - used_, " of ", capacity_,
+       " are free; largest in it: ", neighbours.empty() ? "nothing" : neighbours,
        ". Use a smaller micro-batch-size or more activation recompute");
 }
 

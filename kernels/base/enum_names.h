@@ -15,7 +15,9 @@ template <class Enum>
 struct EnumNames;
 
 template <class Enum>
-concept NamedEnum = requires { EnumNames<Enum>::table; };
+concept NamedEnum = requires {
+  EnumNames<Enum>::table;
+};
 
 template <NamedEnum Enum>
 constexpr std::string_view enum_name(Enum value) {
@@ -38,8 +40,7 @@ template <NamedEnum Enum>
 Enum parse_enum(std::string_view name) {
   for (const auto& [value, candidate] : EnumNames<Enum>::table)
     if (candidate == name) return value;
-  throw UsageError(
-      fmt::format("'{}' is none of {}", name, enum_choices<Enum>()));
+  throw UsageError(fmt::format("'{}' is none of {}", name, enum_choices<Enum>()));
 }
 
 }  // namespace phalanx

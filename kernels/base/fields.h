@@ -12,8 +12,9 @@
 //
 // where the first argument is the option's name (Megatron's wherever it has one, without dashes in
 // front), the second the field, the third its help text. A visitor is a class with `group` and a
-// templated call operator. Field types: int64_t, double, bool, std::string, std::vector<std::string>,
-// and enums with an EnumNames table. A bool field is a switch: `--name` sets it, `--no-name` clears.
+// templated call operator. Field types: int64_t, double, bool, std::string,
+// std::vector<std::string>, and enums with an EnumNames table. A bool field is a switch: `--name`
+// sets it, `--no-name` clears.
 #pragma once
 
 #include <concepts>

@@ -13,7 +13,9 @@ namespace phalanx {
 
 enum class Device : uint8_t { cpu, cuda };
 
-constexpr const char* device_name(Device device) { return device == Device::cpu ? "cpu" : "cuda"; }
+constexpr const char* device_name(Device device) {
+  return device == Device::cpu ? "cpu" : "cuda";
+}
 
 /// Sizes of a dense row-major tensor, outermost first; at most five dims.
 class Shape {
