@@ -24,9 +24,9 @@ SEED = 1234
 STEPS, MICRO_BATCHES, SEQUENCES, POSITIONS = 20, 2, 2, 24
 DISTINCT_BATCHES = 2  # batches repeat, so that the loss falls and the optimizer is seen in it
 IGNORED_SHARE = 0.15
-OPTIMIZER = {"lr": 5e-3, "min-lr": 5e-4, "lr-warmup-iters": 4, "lr-decay-iters": 20,
-             "lr-decay-style": "cosine", "weight-decay": 0.1, "adam-beta1": 0.9,
-             "adam-beta2": 0.95, "adam-eps": 1e-8, "clip-grad": 1.0}
+OPTIMIZER = {"lr": 5e-3, "min-lr": 5e-4, "lr-warmup-iters": 4, "lr-warmup-init": 1e-3,
+             "lr-decay-iters": 20, "lr-decay-style": "cosine", "weight-decay": 0.1,
+             "adam-beta1": 0.9, "adam-beta2": 0.95, "adam-eps": 1e-8, "clip-grad": 1.0}
 SHAPE = {"num-layers": 2, "hidden-size": 32, "ffn-hidden-size": 48, "num-attention-heads": 4,
          "num-query-groups": 2, "kv-channels": 8, "vocab-size": 61,
          "make-vocab-size-divisible-by": 64, "rotary-base": 10000.0, "norm-epsilon": 1e-5,
@@ -301,13 +301,13 @@ def loss_sums(config, weights, masks, tokens, targets):
 
 
 # ---------------------------------------------------------------------------------------- training
-def learning_rate(step):
-    """Linear warm-up from 0 that is complete at step `warmup`, then cosine; step counts from 1."""
+def learning_rate(updates):
+    """Of the update after `updates` updates: linear warm-up, then cosine (Megatron's counting)."""
     warmup, total = OPTIMIZER["lr-warmup-iters"], OPTIMIZER["lr-decay-iters"]
-    peak, floor = OPTIMIZER["lr"], OPTIMIZER["min-lr"]
-    if step <= warmup:
-        return peak * step / warmup
-    done = (step - warmup) / (total - warmup)
+    peak, floor, start = OPTIMIZER["lr"], OPTIMIZER["min-lr"], OPTIMIZER["lr-warmup-init"]
+    if updates <= warmup:
+        return start + (peak - start) * updates / warmup
+    done = (updates - warmup) / (total - warmup)
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * done))
 
 
@@ -344,7 +344,7 @@ def train(config, dtype):
                 gradients[name] += weight.grad.to(wide)
         norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradients.values()))
         clip = min(1.0, OPTIMIZER["clip-grad"] / norm)
-        rate = learning_rate(step)
+        rate = learning_rate(step - 1)
         for name, master in masters.items():
             adamw(state, name, master, gradients[name] * clip, rate, step)
         history.append((cross_entropy / tokens, norm, rate))
