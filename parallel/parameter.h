@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -47,7 +48,14 @@ struct Parameter {
   Tensor gradient;                  // f32 (f64 when the compute dtype is)
 
   int64_t numel() const { return shape.numel(); }
+  /// [rows, columns]; a vector is a matrix of one column, so that its pieces are rectangles too.
+  Shape matrix_shape() const { return {shape[0], shape.rank() == 2 ? shape[1] : 1}; }
 };
+
+/// Draws `rows` [n, columns], local rows from `row_begin` on of `parameter`, from (seed, name,
+/// global element index): the same bits whoever draws them. Any floating dtype.
+void initialise_rows(Backend& backend, const Parameter& parameter, int64_t row_begin,
+                     const Tensor& rows, uint64_t seed);
 
 /// Owns the parameters of this rank. First layers register (no memory yet, so `phalanx info` can
 /// count any model), then `allocate` takes the blocks, then `initialise` draws the weights.
@@ -78,6 +86,7 @@ class ParameterStore {
 
  private:
   std::vector<std::unique_ptr<Parameter>> parameters_;
+  std::unordered_set<std::string> names_;
   int64_t numel_ = 0;
   std::shared_ptr<void> value_block_;
   std::shared_ptr<void> gradient_block_;

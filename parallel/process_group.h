@@ -29,6 +29,8 @@ enum class Collective : uint8_t {
   barrier
 };
 inline constexpr int kNumCollectives = 7;
+/// "all_reduce", ...
+const char* collective_name(Collective operation);
 
 /// Calls made and payload bytes this rank handed in (all_reduce, reduce_scatter, broadcast root,
 /// all_to_all, exchange sends) or contributed (all_gather), per operation. Groups of one count 0.
@@ -47,7 +49,8 @@ class Work {
 using PendingWork = std::unique_ptr<Work>;
 
 /// One message of `exchange`. `peer` is a rank of the group; an absent tensor means nothing goes
-/// that way.
+/// that way. Several messages between two ranks arrive in list order. A message to oneself has
+/// both tensors and is copied.
 struct Exchange {
   int peer = 0;
   Tensor send;
@@ -56,8 +59,7 @@ struct Exchange {
 
 class ProcessGroup {
  public:
-  ProcessGroup(std::string name, int rank, int size)
-      : name_(std::move(name)), rank_(rank), size_(size) {}
+  ProcessGroup(std::string name, int rank, int size);
   virtual ~ProcessGroup() = default;
   ProcessGroup(const ProcessGroup&) = delete;
   ProcessGroup& operator=(const ProcessGroup&) = delete;
@@ -74,7 +76,8 @@ class ProcessGroup {
   /// out (flat) = the ranks' pieces, rank r's having counts[r] elements; this rank's piece is
   /// already in place in `out`.
   void all_gather_in_place(const Tensor& out, std::span<const int64_t> counts);
-  /// out [n, ...] = this rank's piece of the sum over ranks of x [size * n, ...].
+  /// out [n, ...] = this rank's piece of the sum over ranks of x [size * n, ...]. x is used up: its
+  /// contents are undefined afterwards.
   void reduce_scatter(const Tensor& out, const Tensor& x);
   /// In place on flat x: after it, this rank's piece (counts[rank()] elements at the sum of the
   /// counts before) holds the sum over ranks; the rest of x is undefined.
@@ -112,11 +115,14 @@ class ProcessGroup {
                                                 std::span<const int64_t> counts) = 0;
   virtual PendingWork all_gather_async_impl(const Tensor& out, std::span<const int64_t> counts) = 0;
   void count(Collective operation, int64_t bytes);
+  void check_counts(Collective operation, const Tensor& x, std::span<const int64_t> counts) const;
+  void copy_local(const Tensor& y, const Tensor& x) const;
 
   std::string name_;
   int rank_;
   int size_;
   std::array<Traffic, kNumCollectives> traffic_{};
+  std::vector<int64_t> equal_counts_;  // kept, so that no call allocates
 };
 
 }  // namespace phalanx

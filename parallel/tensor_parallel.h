@@ -24,6 +24,10 @@ struct TensorParallelContext {
   SequenceParallel sequence_parallel = SequenceParallel::off;
 };
 
+/// The context's mode, off in a group of one: there rows cut over tp are all rows, and gathering
+/// them would only copy.
+SequenceParallel effective_sequence_parallel(const TensorParallelContext& context);
+
 /// One named weight of a linear layer with several outputs ("q", "k", "v").
 struct LinearPart {
   std::string name;      // full key: "layers.00.attention.q.weight"
@@ -63,6 +67,8 @@ class ColumnParallelLinear {
                 PartRange parts);
 
  private:
+  const Parameter& first_of(PartRange parts) const;
+
   ParameterStore& store_;
   Backend& ops_;
   ProcessGroup& tp_;

@@ -51,6 +51,16 @@ class VocabParallelLoss {
   void logits(const Tensor& logits, const Tensor& x) const;
 
  private:
+  struct Chunk {
+    Tensor logits;  // [chunk rows, V padded / tp] T
+    Tensor stats;   // [chunk rows, 3] acc, over all of the vocabulary
+  };
+  Chunk chunk_forward(const Tensor& rows, const Tensor& sums, const CrossEntropyOptions& options,
+                      Memory& memory) const;
+  void merge_stats(const Tensor& stats) const;
+  CrossEntropyOptions chunk_options(const Tensor& targets) const;
+  Tensor whole_rows(const Tensor& x, Memory& memory) const;
+
   Backend& ops_;
   ProcessGroup& tp_;
   SequenceParallel sequence_parallel_;

@@ -1,0 +1,153 @@
+// Vector<Real>: one SIMD register of f32 or f64, on the compiler's vector extension, as wide as
+// the build allows (AVX-512, AVX, SSE2). The only CPU file that asks which instructions exist.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "kernels/base/dtype.h"
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+namespace phalanx {
+
+#if defined(__AVX512F__)
+inline constexpr int64_t kVectorBytes = 64;
+inline constexpr int kProductVectors = 4;  // columns of a register block, in vectors
+#elif defined(__AVX__)
+inline constexpr int64_t kVectorBytes = 32;
+inline constexpr int kProductVectors = 2;  // 16 registers: 4 x 2 sums, 2 columns, 1 broadcast
+#else
+inline constexpr int64_t kVectorBytes = 16;
+inline constexpr int kProductVectors = 2;
+#endif
+
+/// Constants of exp2 per type. `magic` = 1.5 * 2^(mantissa bits): adding it rounds to an integer
+/// and leaves that integer in the low bits. 2^f = 1 + f*q(f) on |f| <= 1/2, so exp2(0) is exactly
+/// 1: a row whose maximum did not move is rescaled by exactly 1.
+template <class Real>
+struct Exp2Constants;
+template <>
+struct Exp2Constants<float> {
+  static constexpr float magic = 0x1.8p23F;
+  static constexpr int mantissa_bits = 23;
+  static constexpr float smallest = -126.0F;
+  // Interpolation at Chebyshev nodes, relative error below 5e-09 before rounding.
+  static constexpr float coefficients[] = {6.931471880e-01F, 2.402265076e-01F, 5.550357114e-02F,
+                                           9.618082557e-03F, 1.339086336e-03F, 1.545316294e-04F};
+};
+template <>
+struct Exp2Constants<double> {
+  static constexpr double magic = 0x1.8p52;
+  static constexpr int mantissa_bits = 52;
+  static constexpr double smallest = -1022.0;
+  // Taylor: ln(2)^(k+1) / (k+1)!, relative error below 5e-18 before rounding.
+  static constexpr double coefficients[] = {
+      6.93147180559945286e-01, 2.40226506959100694e-01, 5.55041086648215762e-02,
+      9.61812910762847688e-03, 1.33335581464284411e-03, 1.54035303933816061e-04,
+      1.52527338040598377e-05, 1.32154867901443053e-06, 1.01780860092396960e-07,
+      7.05491162080112088e-09, 4.44553827187081007e-10, 2.56784359934881958e-11,
+      1.36914888539041241e-12};
+};
+
+template <class Real>
+struct Vector {
+  using Integer = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
+  typedef Real Type __attribute__((vector_size(kVectorBytes)));
+  typedef Integer IntegerType __attribute__((vector_size(kVectorBytes)));
+  static constexpr int64_t kLanes = kVectorBytes / static_cast<int64_t>(sizeof(Real));
+
+  static Type load(const Real* source) {
+    Type x;
+    std::memcpy(&x, source, sizeof(x));
+    return x;
+  }
+  static IntegerType load_integers(const Integer* source) {
+    IntegerType x;
+    std::memcpy(&x, source, sizeof(x));
+    return x;
+  }
+  static void store(Real* target, Type x) { std::memcpy(target, &x, sizeof(x)); }
+  static Type broadcast(Real x) { return x - Type{}; }
+  static IntegerType broadcast_integer(int64_t x) {
+    return static_cast<Integer>(x) - IntegerType{};
+  }
+  static Type max(Type a, Type b) { return a > b ? a : b; }
+
+  /// 2^x for x <= 1 or so; exactly 0 below the smallest normal number (so for -infinity), NaN
+  /// stays NaN. Relative error below 2 ulp.
+  static Type exp2(Type x) {
+    using Constants = Exp2Constants<Real>;
+    constexpr int kTerms = std::extent_v<decltype(Constants::coefficients)>;
+    const Type smallest = broadcast(Constants::smallest);
+    const Type clamped = x < smallest ? smallest : x;
+    const Type shifted = clamped + Constants::magic;
+    const Type f = clamped - (shifted - Constants::magic);
+    Type y = broadcast(Constants::coefficients[kTerms - 1]);
+#pragma GCC unroll 16
+    for (int i = kTerms - 2; i >= 0; --i) y = y * f + Constants::coefficients[i];
+    y = y * f + Real{1};
+    const auto scaled = reinterpret_cast<IntegerType>(y) +
+                        (reinterpret_cast<IntegerType>(shifted) << Constants::mantissa_bits);
+    return x < smallest ? Type{} : reinterpret_cast<Type>(scaled);
+  }
+};
+
+/// How a compute dtype T is multiplied. `Stored` is what tiles hold; kPack consecutive values along
+/// the sum are multiplied by one instruction (2 for bf16 dot products, else 1).
+template <class T>
+struct TileTraits {
+  using Real = T;
+  using Stored = T;
+  static constexpr int64_t kPack = 1;
+  using Lanes = Vector<Real>;
+  static typename Lanes::Type multiply_add(const Stored* a, typename Lanes::Type b,
+                                           typename Lanes::Type c) {
+    return *a * b + c;
+  }
+  static typename Lanes::Type load(const Stored* b) { return Lanes::load(b); }
+  static void store_row(Stored* target, typename Lanes::Type x) { Lanes::store(target, x); }
+};
+
+#ifdef __AVX512BF16__
+template <>
+struct TileTraits<BFloat16> {
+  using Real = float;
+  using Stored = BFloat16;
+  static constexpr int64_t kPack = 2;
+  using Lanes = Vector<float>;
+  static Lanes::Type multiply_add(const Stored* a, Lanes::Type b, Lanes::Type c) {
+    int32_t pair;
+    std::memcpy(&pair, a, sizeof(pair));
+    return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair)),
+                            reinterpret_cast<__m512bh>(b));
+  }
+  static Lanes::Type load(const Stored* b) {
+    Lanes::Type x;
+    std::memcpy(&x, b, sizeof(x));
+    return x;
+  }
+  static void store_row(Stored* target, Lanes::Type x) {
+    const auto rounded = _mm512_cvtneps_pbh(x);
+    std::memcpy(static_cast<void*>(target), &rounded, sizeof(rounded));
+  }
+  /// first[0], second[0], first[1], second[1], ...
+  static void store_interleaved(Stored* target, Lanes::Type first, Lanes::Type second) {
+    const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first));
+    const auto low = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const auto order =
+        _mm512_or_si512(low, _mm512_slli_epi32(_mm512_add_epi32(low, _mm512_set1_epi32(16)), 16));
+    _mm512_storeu_si512(target, _mm512_permutexvar_epi16(order, both));
+  }
+};
+#else
+/// Without bf16 dot products tiles are widened to f32 when they are loaded.
+template <>
+struct TileTraits<BFloat16> : TileTraits<float> {};
+#endif
+
+}  // namespace phalanx
