@@ -16,7 +16,8 @@ import time
 import torch
 import torch.nn.functional as F
 
-SHAPES = {"S": dict(layers=6, hidden=256, heads=4, ffn=704, vocab=8192, positions=256, sequences=16),
+SHAPES = {"S": dict(layers=6, hidden=256, heads=4, ffn=704, vocab=8192, positions=256,
+                    sequences=16),
           "M": dict(layers=12, hidden=768, heads=12, ffn=2048, vocab=32000, positions=1024,
                     sequences=1)}
 WINDOW, CHUNK = 16, 32
