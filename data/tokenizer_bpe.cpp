@@ -115,12 +115,20 @@ BpeTokenizer::BpeTokenizer(const BpeDefinition& definition, const BpeVocabulary&
 BpeTokenizer::~BpeTokenizer() = default;
 
 void BpeTokenizer::encode(std::string_view text, std::vector<int32_t>& ids) const {
+  constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
   BorrowedScratch scratch(*this);
   while (!text.empty()) {
     const size_t valid = valid_utf8_prefix(text);
     if (valid > 0) encode_valid(text.substr(0, valid), scratch.get(), ids);
-    if (valid < text.size()) ids.push_back(byte_ids_[static_cast<uint8_t>(text[valid])]);
-    text.remove_prefix(std::min(valid + 1, text.size()));
+    text.remove_prefix(valid);
+    if (text.empty()) break;
+    const int32_t byte_id = byte_ids_[static_cast<uint8_t>(text.front())];
+    if (byte_id >= 0) {
+      ids.push_back(byte_id);
+    } else {
+      encode_valid(kReplacement, scratch.get(), ids);
+    }
+    text.remove_prefix(1);
   }
 }
 

@@ -24,7 +24,9 @@ class BpeVocabulary;
 /// invalid bytes; each run is encoded like a text of its own, each invalid byte becomes the token
 /// of that byte. So decode(encode(text)) == text for all bytes, unless the tokenizer itself is
 /// lossy: an NFC normalizer returns the NFC of each run, add_prefix_space returns the added spaces,
-/// lstrip/rstrip tokens swallow spaces, and a Removed split drops what it matches.
+/// lstrip/rstrip tokens swallow spaces, a Removed split drops what it matches, and an invalid byte
+/// for which the vocabulary has no token (GPT-NeoX's lacks the 13 bytes that UTF-8 never holds)
+/// becomes U+FFFD.
 class BpeTokenizer : public Tokenizer {
  public:
   /// Throws UsageError that names the file and the value at fault: ids that are missing or given
@@ -50,7 +52,7 @@ class BpeTokenizer : public Tokenizer {
   void encode_word(std::string_view word, Scratch& scratch, std::vector<int32_t>& ids) const;
 
   std::vector<std::string> token_bytes_;               // by id: what decode writes
-  std::array<int32_t, 256> byte_ids_{};                // the token of each single byte
+  std::array<int32_t, 256> byte_ids_{};                // the token of each byte, -1: it has none
   std::unordered_map<std::string, int32_t> word_ids_;  // whole words, only for ignore_merges
   BpeMerges merges_;
   AddedTokenMatcher raw_tokens_;         // found in the text as it is

@@ -40,17 +40,39 @@ class DistributedOptimizer {
   void gather_parameters();
 
   int64_t num_steps() const { return num_steps_; }
+  /// Continues the bias correction of a loaded state.
+  void set_num_steps(int64_t num_steps) { num_steps_ = num_steps; }
   /// Bytes of masters and moments on this rank.
   int64_t state_bytes() const;
-  std::vector<OptimizerShard> shards() const;
+  std::vector<OptimizerShard> shards() const { return shards_; }
 
  private:
+  /// Adjacent shards that are updated and counted alike: one op for all of them.
+  struct Span {
+    AdamWTensors tensors;
+    double weight_decay;
+    bool counted;  // this rank adds it to the gradient norm
+    int64_t end;   // flat element
+  };
+  void allocate_state();
+  void add_shards(const Bucket& bucket, int64_t begin, int64_t end, int64_t state_begin);
+  void add_to_spans(const Parameter& parameter, int64_t begin, int64_t end, int64_t state_begin);
+  double weight_decay_of(ParameterKind kind) const;
+  bool counts_in_norm(const Parameter& parameter) const;
+
   ParameterStore& store_;
   GradientBuffer& gradients_;
   Backend& ops_;
   const ProcessGroups& groups_;
   OptimizerConfig config_;
   int64_t num_steps_ = 0;
+  bool masters_are_weights_;
+  int64_t state_numel_ = 0;  // elements of this rank's shards, bucket after bucket
+  std::vector<std::shared_ptr<void>> blocks_;
+  Tensor master_, exp_avg_, exp_avg_sq_;  // [state_numel_]; master_ absent if the weights are it
+  Tensor squares_;                        // [1] f64
+  std::vector<OptimizerShard> shards_;
+  std::vector<Span> spans_;
 };
 
 /// The factor that brings a gradient of norm `norm` down to at most `clip` (1 if clip is 0).

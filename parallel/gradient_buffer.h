@@ -2,6 +2,7 @@
 // while the backward still runs (ZeRO stage 1: each rank ends with the sum of its shard only).
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "parallel/parameter.h"
@@ -29,6 +30,9 @@ class GradientBuffer {
   struct Options {
     int64_t bucket_size = 10'000'000;
     bool overlap = true;
+    /// Needed only if a parameter's gradient is partial over tp too (norms under sequence
+    /// parallel): that sum runs before the bucket's reduction starts.
+    ProcessGroup* tp = nullptr;
   };
   GradientBuffer(ParameterStore& store, Backend& backend, ProcessGroup& dp_cp,
                  const Options& options);
@@ -46,13 +50,15 @@ class GradientBuffer {
   std::pair<int64_t, int64_t> shard_range(size_t index) const;
 
  private:
+  void start_bucket(size_t index);
+
   ParameterStore& store_;
   Backend& ops_;
   ProcessGroup& dp_cp_;
   Options options_;
   std::vector<Bucket> buckets_;
   std::vector<PendingWork> pending_;  // one per bucket, null until started
-  size_t next_bucket_ = 0;            // counts from the last bucket down
+  size_t not_started_ = 0;            // buckets [0, not_started_) wait for their gradients
 };
 
 }  // namespace phalanx

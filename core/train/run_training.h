@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/config.h"
+#include "kernels/backend.h"
 #include "parallel/device_mesh.h"
 #include "parallel/process_groups.h"
 

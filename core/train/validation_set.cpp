@@ -33,13 +33,6 @@ void mask_sequences(MicroBatch& batch, int64_t first) {
       batch.targets[static_cast<size_t>(s * batch.sequences + b)] = kIgnoreTarget;
 }
 
-/// One pass over the split, cut at `most`, where the data has an end; else exactly `most` samples.
-int64_t samples_to_ask_for(const DataConfig& config, int64_t most) {
-  const auto& words = config.valid_data_path.empty() ? config.data_path : config.valid_data_path;
-  const bool endless = config.mock_data || !parse_blend(words).weights.empty();
-  return endless ? most : -1;
-}
-
 int64_t loss_tokens(const MicroBatch& batch) {
   return std::count_if(batch.targets.begin(), batch.targets.end(),
                        [](int32_t target) { return target != kIgnoreTarget; });
@@ -47,11 +40,15 @@ int64_t loss_tokens(const MicroBatch& batch) {
 
 }  // namespace
 
+bool ValidationSet::has_end(const DataConfig& config) {
+  const auto& words = config.valid_data_path.empty() ? config.data_path : config.valid_data_path;
+  return !config.mock_data && parse_blend(words).weights.empty();
+}
+
 ValidationSet::ValidationSet(const DataConfig& config, BatchPlan plan, const Vocabulary& vocabulary)
     : plan_(plan) {
-  auto source =
-      make_sample_source(config, DataSplit::valid, samples_to_ask_for(config, plan.num_samples),
-                         plan.seed, vocabulary);
+  auto source = make_sample_source(config, DataSplit::valid,
+                                   has_end(config) ? -1 : plan.num_samples, plan.seed, vocabulary);
   num_samples_ = std::min(source->num_samples(), plan.num_samples);
   check_usage(num_samples_ > 0, "the validation split holds less than one sample of ",
               plan.seq_length,

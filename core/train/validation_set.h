@@ -25,6 +25,9 @@ class ValidationSet {
   /// weights, mock data) gives exactly so many.
   ValidationSet(const DataConfig& config, BatchPlan plan, const Vocabulary& vocabulary);
 
+  /// Whether the validation split of `config` is finite by itself.
+  static bool has_end(const DataConfig& config);
+
   int64_t num_samples() const { return num_samples_; }
   /// Collective over `group`, the data-parallel ranks.
   ValidationMetrics evaluate(PhdStage& stage, ProcessGroup& group);

@@ -10,16 +10,17 @@ std::string Shape::to_string() const {
 }
 
 Tensor Tensor::view(const Shape& other) const {
-  check(other.numel() == shape.numel(), "cannot view ", shape.to_string(), " as ",
-        other.to_string(), ": the number of elements differs");
+  if (other.numel() != shape.numel())
+    fail("cannot view ", shape.to_string(), " as ", other.to_string(),
+         ": the number of elements differs");
   Tensor result = *this;
   result.shape = other;
   return result;
 }
 
 Tensor Tensor::slice(int64_t begin, int64_t end) const {
-  check(shape.rank() > 0 && 0 <= begin && begin <= end && end <= shape[0], "slice [", begin, ", ",
-        end, ") is outside ", shape.to_string());
+  if (shape.rank() == 0 || begin < 0 || end < begin || end > shape[0])
+    fail("slice [", begin, ", ", end, ") is outside ", shape.to_string());
   const int64_t entry_bytes = shape[0] == 0 ? 0 : bytes() / shape[0];
   Tensor result = *this;
   // A measured tensor has no memory, and neither have its parts.

@@ -1,6 +1,7 @@
 // Tensor: a non-owning view of a dense row-major array of up to five dims. Cheap to copy.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <initializer_list>
@@ -35,7 +36,7 @@ class Shape {
   int64_t back() const { return rank_ <= 0 ? 1 : dims_[static_cast<size_t>(rank_ - 1)]; }
   int64_t numel() const {
     int64_t product = 1;
-    for (int dim = 0; dim < rank_; ++dim) product *= (*this)[dim];
+    for (size_t dim = 0; dim < rank_; ++dim) product *= dims_[dim];
     return product;
   }
   /// Product of all dims but the last.
@@ -48,9 +49,7 @@ class Shape {
   }
   bool operator==(const Shape& other) const {
     if (rank_ != other.rank_) return false;
-    for (int dim = 0; dim < rank_; ++dim)
-      if ((*this)[dim] != other[dim]) return false;
-    return true;
+    return std::equal(dims_.begin(), dims_.begin() + rank_, other.dims_.begin());
   }
   /// "[4, 2, 1, 256]".
   std::string to_string() const;
@@ -58,10 +57,10 @@ class Shape {
  private:
   void append(int64_t dim) {
     check(dim >= 0, "a tensor dim cannot be negative: ", dim);
-    dims_[static_cast<size_t>(rank_++)] = dim;
+    dims_[rank_++] = dim;
   }
   std::array<int64_t, kMaxRank> dims_{};
-  int rank_ = 0;
+  uint8_t rank_ = 0;  // narrow: g++ then sees that indices stay small
 };
 
 /// A view: pointer, shape, dtype, device. Owns nothing; whoever made the memory (an arena, a
@@ -80,8 +79,10 @@ struct Tensor {
   /// Typed pointer to the first element; throws if T is not the tensor's element type.
   template <class T>
   T* as() const {
-    check(DTypeOf<T>::value == dtype, "tensor ", shape.to_string(), " holds ", dtype_name(dtype),
-          ", not ", dtype_name(DTypeOf<T>::value));
+    // The text is made only on failure, because ops call this on every step.
+    if (DTypeOf<T>::value != dtype)
+      fail("tensor ", shape.to_string(), " holds ", dtype_name(dtype), ", not ",
+           dtype_name(DTypeOf<T>::value));
     return static_cast<T*>(data);
   }
 

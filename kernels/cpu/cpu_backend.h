@@ -1,6 +1,9 @@
 // CpuBackend: the readable reference. One file per op family beside this header; OpenMP inside.
 #pragma once
 
+#include <cstddef>
+#include <vector>
+
 #include "kernels/backend.h"
 #include "kernels/cpu/matmul.h"
 
@@ -64,8 +67,17 @@ class CpuBackend final : public Backend {
   void adamw_step_impl(const AdamWTensors& tensors, const AdamWOptions& options) override;
   void add_sum_squares_impl(const Tensor& sum, const Tensor& x) override;
 
+  /// Memory for partial sums of `count` values, kept between calls; contents are undefined.
+  template <class T>
+  T* workspace(int64_t count) {
+    const auto bytes = static_cast<size_t>(count) * sizeof(T);
+    if (workspace_.size() < bytes) workspace_.resize(bytes);
+    return reinterpret_cast<T*>(workspace_.data());
+  }
+
   int num_threads_;
   MatmulEngine matmul_;
+  std::vector<std::byte> workspace_;
 };
 
 }  // namespace phalanx

@@ -54,7 +54,10 @@ inline void product_block(const TileProduct<T>& product, int64_t row, int64_t ve
   for (int64_t k = 0; k < product.sum; k += kPack, a += a_step, b += product.b_stride) {
     typename Lanes::Type columns[kVectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) columns[j] = Traits::load(b + j * Lanes::kLanes * kPack);
+    for (int j = 0; j < kVectors; ++j) {
+      columns[j] = Traits::load(b + j * Lanes::kLanes * kPack);
+      Lanes::hold(columns[j]);
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4

@@ -76,6 +76,15 @@ struct Vector {
   static IntegerType broadcast_integer(int64_t x) {
     return static_cast<Integer>(x) - IntegerType{};
   }
+  /// Makes the compiler hold x in a register: it would rather load x again for every use, and then
+  /// loads, not multiply-adds, bound a product.
+  static void hold(Type& x) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(x));
+#elif defined(__x86_64__)
+    asm("" : "+x"(x));
+#endif
+  }
   static Type max(Type a, Type b) { return a > b ? a : b; }
 
   /// 2^x for x <= 1 or so; exactly 0 below the smallest normal number (so for -infinity), NaN

@@ -1,0 +1,13 @@
+// The subcommands of `phalanx`. Each takes the arguments after its name and returns the exit code.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace phalanx {
+
+using Arguments = std::vector<std::string>;
+
+int run_info(const Arguments& arguments);
+
+}  // namespace phalanx
