@@ -24,7 +24,7 @@ void at_least(Problems& problems, std::string_view option, double value, double 
     report(problems, "{} {} is too small; the smallest value is {}", option, value, least);
 }
 
-/// Problem unless least <= value < limit.
+/// Problem unless 0 <= value < 1.
 void in_range(Problems& problems, std::string_view option, double value, double nearest) {
   if (!(value >= 0 && value < 1))
     report(problems, "{} {} is not at least 0 and below 1; the nearest is {}", option, value,
@@ -163,18 +163,6 @@ void apply_preset(RunConfig& config, const ModelPreset& preset) {
   config.optimizer = preset.optimizer;
   config.data.seq_length = preset.seq_length;
   config.training.global_batch_size = preset.global_batch_size;
-}
-
-int64_t global_batch_size(const RunConfig& config, int64_t world_size) {
-  if (config.training.global_batch_size > 0) return config.training.global_batch_size;
-  return config.training.micro_batch_size * data_parallel_size(config.parallel, world_size);
-}
-
-void resolve_vocabulary(RunConfig& config) {
-  const int64_t tokens = make_tokenizer(config.tokenizer)->vocab_size();
-  if (config.model.vocab_size == 0) config.model.vocab_size = tokens;
-  check_usage(config.model.vocab_size >= tokens, "vocab-size ", config.model.vocab_size,
-              " is smaller than the tokenizer's ", tokens, " tokens; use 0 or ", tokens);
 }
 
 std::vector<std::string> validate(const RunConfig& config, int64_t world_size) {

@@ -38,13 +38,6 @@ void visit_fields(Config& config, Visitor& visit) {
 /// Takes over a named model: its shape, optimizer recipe, sequence length and global batch size.
 void apply_preset(RunConfig& config, const ModelPreset& preset);
 
-/// Sequences per step on `world_size` ranks; global-batch-size 0 is resolved.
-int64_t global_batch_size(const RunConfig& config, int64_t world_size);
-
-/// Sets vocab-size to the tokenizer's where it is 0. Throws UsageError if the tokenizer cannot be
-/// made or has more tokens than vocab-size.
-void resolve_vocabulary(RunConfig& config);
-
 /// Everything wrong with `config` on `world_size` ranks, all at once: one sentence per problem with
 /// option, value and the nearest valid value. Empty if the run can start.
 std::vector<std::string> validate(const RunConfig& config, int64_t world_size);

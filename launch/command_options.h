@@ -6,9 +6,38 @@
 #include <string>
 #include <vector>
 
+#include "core/train/run_generation.h"
 #include "kernels/base/fields.h"
 
 namespace phalanx {
+
+/// Where further values come from.
+struct SourceOptions {
+  std::string config;
+  std::string model;
+};
+
+template <class Config, class Visitor>
+requires ConfigOf<Config, SourceOptions>
+void visit_fields(Config& config, Visitor& visit) {
+  visit.group("Sources");
+  visit("config", config.config, "INI-style file of name = value lines");
+  visit("model", config.model, "named model: shape and recipe; see `phalanx info --list`");
+}
+
+/// The same for subcommands that start from a finished run.
+struct LoadOptions {
+  std::string load;
+  std::string config;
+};
+
+template <class Config, class Visitor>
+requires ConfigOf<Config, LoadOptions>
+void visit_fields(Config& config, Visitor& visit) {
+  visit.group("Sources");
+  visit("load", config.load, "run folder: weights, and config.ini as the base configuration");
+  visit("config", config.config, "INI-style file of name = value lines");
+}
 
 struct InfoOptions {
   int64_t world_size = 1;
@@ -25,65 +54,33 @@ void visit_fields(Config& config, Visitor& visit) {
   visit("list", config.list, "list the named models");
 }
 
-/// What evaluate reads beside the configuration of the run it loads.
-struct LoadOptions {
-  std::string config;
-  std::string load;
-};
-
+/// The seed of the draws is the run configuration's.
 template <class Config, class Visitor>
-requires ConfigOf<Config, LoadOptions>
-void visit_fields(Config& config, Visitor& visit) {
-  visit.group("Sources");
-  visit("load", config.load, "run folder: weights, and config.ini as the base configuration");
-  visit("config", config.config, "INI-style file of name = value lines");
-}
-
-struct GenerateOptions {
-  std::string prompt;
-  int64_t max_new_tokens = 128;
-  double temperature = 1.0;
-  int64_t top_k = 0;
-  double top_p = 1.0;
-  int64_t generate_seed = 1;
-};
-
-template <class Config, class Visitor>
-requires ConfigOf<Config, GenerateOptions>
+requires ConfigOf<Config, GenerationOptions>
 void visit_fields(Config& config, Visitor& visit) {
   visit.group("Generation");
-  visit("prompt", config.prompt, "text to continue");
+  visit("prompt", config.prompt, "text to continue; empty: a new document");
   visit("max-new-tokens", config.max_new_tokens, "tokens to write at most");
   visit("temperature", config.temperature, "0: always the likeliest token");
-  visit("top-k", config.top_k, "draw from the K likeliest tokens; 0: all");
+  visit("top-k", config.top_k, "draw from this many likeliest tokens; 0: all");
   visit("top-p", config.top_p, "draw from the likeliest tokens that hold this much probability");
-  visit("generate-seed", config.generate_seed, "seed of the draws");
 }
 
-struct PrepareOptions {
+/// What prepare reads beside data/prepare.h's options.
+struct TokenizerTraining {
   std::string config;
-  std::vector<std::string> input;
-  std::string output_prefix;
-  std::string json_keys;
-  bool append_eod = false;
-  int64_t workers = 0;
   int64_t train_tokenizer = 0;
   std::string tokenizer_output;
 };
 
 template <class Config, class Visitor>
-requires ConfigOf<Config, PrepareOptions>
+requires ConfigOf<Config, TokenizerTraining>
 void visit_fields(Config& config, Visitor& visit) {
-  visit.group("Prepare");
+  visit.group("Tokenizer training");
   visit("config", config.config, "INI-style file of name = value lines");
-  visit("input", config.input, "text files, or JSON lines with json-keys");
-  visit("output-prefix", config.output_prefix, "writes PREFIX_text_document.bin and .idx");
-  visit("json-keys", config.json_keys, "key of the text in each JSON line; empty: plain text");
-  visit("append-eod", config.append_eod, "end every document with the end-of-document token");
-  visit("workers", config.workers, "threads; 0: one per core");
   visit("train-tokenizer", config.train_tokenizer,
-        "learn a BPE vocabulary of this size first; 0: no");
-  visit("tokenizer-output", config.tokenizer_output, "where the learnt tokenizer.json goes");
+        "first learn a BPE vocabulary of this many tokens from the input; 0: no");
+  visit("tokenizer-output", config.tokenizer_output, "tokenizer.json to write");
 }
 
 /// Names of all options of all subcommands.

@@ -8,6 +8,10 @@ namespace phalanx {
 
 using Arguments = std::vector<std::string>;
 
+int run_train(const Arguments& arguments);
+int run_prepare(const Arguments& arguments);
+int run_evaluate(const Arguments& arguments);
+int run_generate(const Arguments& arguments);
 int run_info(const Arguments& arguments);
 
 }  // namespace phalanx

@@ -1,9 +1,12 @@
 // `phalanx info`: what a model and a layout cost, without training anything.
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "core/model/model_cost.h"
-#include "launch/command_options.h"
+#include "core/train/memory_needs.h"
+#include "core/train/run_setup.h"
+#include "kernels/null_backend.h"
 #include "launch/commands.h"
 #include "launch/options.h"
 #include "parallel/device_mesh.h"
@@ -19,20 +22,20 @@ void print(const std::string& text) {
   std::fputs(text.c_str(), stdout);
 }
 
-/// Bytes on one rank with ZeRO-1: fp32 masters (unless the parameters are fp32) and both moments
-/// are cut over the data-parallel ranks, parameters and gradients are whole.
-struct OptimizerMemory {
-  double parameters = 0, gradients = 0, optimizer = 0;
-};
-
-OptimizerMemory optimizer_memory(const RunConfig& config, int64_t parameters, int64_t shards) {
-  const ComputePrecision precision = config.training.precision;
-  const double count = static_cast<double>(parameters);
-  const double wide = precision == ComputePrecision::fp64 ? 8 : 4;
-  const bool bf16 = precision == ComputePrecision::bf16;
-  return {.parameters = count * (bf16 ? 2 : wide),
-          .gradients = count * wide,
-          .optimizer = count * wide * (bf16 ? 3 : 2) / static_cast<double>(shards)};
+/// Memory of rank 0: measured by one step of the real layers that computes nothing.
+MemoryNeeds measure_memory(const RunConfig& config, const DeviceMesh& mesh) {
+  NullBackend backend(Device::cpu);
+  ProcessGroups groups = make_measuring_process_groups(mesh, 0);
+  ParameterStore store;
+  PhdStage stage(config.model, store, backend, groups,
+                 config.parallel.sequence_parallel ? SequenceParallel::on : SequenceParallel::off);
+  return memory_needs(stage, {.store = store,
+                              .dp_cp = *groups.dp_cp,
+                              .bucket_size = config.parallel.ddp_bucket_size,
+                              .shape = {.positions = config.data.seq_length,
+                                        .sequences = config.training.micro_batch_size},
+                              .dtype = compute_dtype(config.training.precision),
+                              .num_slots = 1});
 }
 
 struct Info {
@@ -40,7 +43,7 @@ struct Info {
   InfoOptions options;
   ParameterCount parameters = {};
   ModelCost cost = {};
-  OptimizerMemory memory = {};
+  std::optional<MemoryNeeds> memory = {};  // absent where training is not supported yet
   int64_t data_parallel = 1;
 };
 
@@ -48,8 +51,9 @@ Info gather(const RunConfig& config, const InfoOptions& options) {
   Info info{.config = config, .options = options};
   info.parameters = parameter_count(config.model);
   info.cost = model_cost(config.model, config.data.seq_length);
-  info.data_parallel = DeviceMesh(config.parallel, options.world_size).size(MeshAxis::dp);
-  info.memory = optimizer_memory(config, info.parameters.total, info.data_parallel);
+  const DeviceMesh mesh(config.parallel, options.world_size);
+  info.data_parallel = mesh.size(MeshAxis::dp);
+  if (config.model.num_experts == 0) info.memory = measure_memory(config, mesh);
   return info;
 }
 
@@ -90,22 +94,21 @@ std::string flops_text(const Info& info) {
 }
 
 std::string memory_text(const Info& info) {
-  constexpr double kMiB = 1024.0 * 1024.0;
-  const auto row = [&](const char* name, double bytes) {
-    return fmt::format("  {:<34} {:14.2f} MiB\n", name, bytes / kMiB);
-  };
-  const OptimizerMemory& m = info.memory;
-  return fmt::format("memory per rank, {} ranks, {} data-parallel, {}\n", info.options.world_size,
-                     info.data_parallel, enum_name(info.config.training.precision)) +
-         row("parameters", m.parameters) + row("gradients", m.gradients) +
-         row("optimizer (ZeRO-1 shard)", m.optimizer) +
-         row("sum without activations", m.parameters + m.gradients + m.optimizer);
+  if (!info.memory) return "memory: not known, this version does not train experts yet\n";
+  return fmt::format("{} ranks, {} data-parallel, micro-batch {}, {}\n{}\n",
+                     info.options.world_size, info.data_parallel,
+                     info.config.training.micro_batch_size,
+                     enum_name(info.config.training.precision), memory_table(*info.memory));
+}
+
+nlohmann::ordered_json memory_json(const MemoryNeeds& m) {
+  return {{"weights", m.weights},         {"gradients", m.gradients}, {"optimizer", m.optimizer},
+          {"activations", m.activations}, {"scratch", m.scratch},     {"total", m.total()}};
 }
 
 nlohmann::ordered_json info_json(const Info& info) {
   const ParameterCount& p = info.parameters;
   const ModelCost& c = info.cost;
-  const OptimizerMemory& m = info.memory;
   return {{"parameters",
            {{"embedding", p.embedding},
             {"attention", p.attention},
@@ -125,12 +128,10 @@ nlohmann::ordered_json info_json(const Info& info) {
             {"backward", c.backward_flops_per_token},
             {"dead_rows_left_out", c.dead_row_flops},
             {"forward_vanilla", c.vanilla_forward_flops}}},
+          {"world_size", info.options.world_size},
+          {"data_parallel", info.data_parallel},
           {"memory_bytes_per_rank",
-           {{"world_size", info.options.world_size},
-            {"data_parallel", info.data_parallel},
-            {"parameters", m.parameters},
-            {"gradients", m.gradients},
-            {"optimizer", m.optimizer}}}};
+           info.memory ? memory_json(*info.memory) : nlohmann::ordered_json(nullptr)}};
 }
 
 std::string list_text() {
@@ -167,7 +168,9 @@ int run_info(const Arguments& arguments) {
     print(list_text());
     return 0;
   }
-  if (config.model.vocab_size == 0) resolve_vocabulary(config);
+  // Shapes of the papers are described without their tokenizers at hand.
+  if (config.model.vocab_size == 0)
+    config.model.vocab_size = make_tokenizer(config.tokenizer)->vocab_size();
   const Info info = gather(config, options);
   if (options.json)
     print(info_json(info).dump(2) + "\n");

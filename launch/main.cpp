@@ -24,6 +24,10 @@ int run_version(const Arguments&) {
 }
 
 constexpr Command kCommands[] = {
+    {"prepare", "text to token datasets; learns tokenizers", phalanx::run_prepare},
+    {"train", "trains a model on one or more MPI ranks", phalanx::run_train},
+    {"evaluate", "loss and perplexity of a run on held-out data", phalanx::run_evaluate},
+    {"generate", "text from a run's model", phalanx::run_generate},
     {"info", "parameters, FLOPs and memory of a model", phalanx::run_info},
     {"version", "the version", run_version},
 };

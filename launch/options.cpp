@@ -5,7 +5,6 @@
 #include <boost/program_options.hpp>
 #include <sstream>
 
-#include "launch/command_options.h"
 #include "launch/option_sources.h"
 
 namespace phalanx {
@@ -81,13 +80,16 @@ std::vector<std::string> apply_options(const std::vector<std::string>& arguments
   return problems;
 }
 
-void throw_problems(const std::vector<std::string>& problems) {
-  if (problems.empty()) return;
+std::string problem_text(const std::vector<std::string>& problems) {
   std::string text = problems.size() == 1
                          ? "one problem:"
                          : fmt::format("{} problems, all to be mended:", problems.size());
   for (const auto& problem : problems) text.append("\n  ").append(problem);
-  throw UsageError(text);
+  return text;
+}
+
+void throw_problems(const std::vector<std::string>& problems) {
+  if (!problems.empty()) throw UsageError(problem_text(problems));
 }
 
 std::string help_text(const std::string& usage, const OptionTable& table,
@@ -123,31 +125,21 @@ std::string help_text(const std::string& usage, const OptionTable& table,
 
 std::string config_ini(const RunConfig& config) {
   RunConfig copy = config;
-  std::string text = "# Effective configuration of a phalanx run; `--config` reads it back.\n";
-  std::string group;
-  const OptionTable table = option_table(copy);
-  for (const auto& option : table.options()) {
-    if (group != option.group) text.append("\n[").append(option.group).append("]\n");
-    group = option.group;
-    text.append(option.name).append(" = ").append(option.text()).append("\n");
-  }
-  return text;
-}
-
-std::string config_text(const RunConfig& config) {
-  RunConfig copy = config;
   RunConfig defaults;
-  const OptionTable effective = option_table(copy);
-  const OptionTable standard = option_table(defaults);
-  std::string text = "configuration (* differs from the default)\n";
+  const OptionTable table = option_table(copy);
+  const OptionTable default_table = option_table(defaults);
+  std::string text = "# Configuration of a phalanx run; `--config` reads it back.\n";
   std::string group;
-  for (size_t i = 0; i < effective.options().size(); ++i) {
-    const Option& option = effective.options()[i];
-    if (group != option.group) text.append("  ").append(option.group).append("\n");
+  for (size_t i = 0; i < table.options().size(); ++i) {
+    const Option& option = table.options()[i];
+    if (group != option.group) text += fmt::format("\n[{}]\n", option.group);
     group = option.group;
     const std::string value = option.text();
-    text += fmt::format("  {} {:<36} {}\n", value == standard.options()[i].text() ? ' ' : '*',
-                        option.name, value.empty() ? "-" : value);
+    const std::string standard = default_table.options()[i].text();
+    text += fmt::format("{} ={}{}", option.name, value.empty() ? "" : " ", value);
+    if (value != standard)
+      text += "  # default: " + (standard.empty() ? std::string("empty") : standard);
+    text += '\n';
   }
   return text;
 }

@@ -6,23 +6,10 @@
 #include <vector>
 
 #include "core/config.h"
+#include "launch/command_options.h"
 #include "launch/option_table.h"
 
 namespace phalanx {
-
-/// Options that say where further values come from.
-struct SourceOptions {
-  std::string config;
-  std::string model;
-};
-
-template <class Config, class Visitor>
-requires ConfigOf<Config, SourceOptions>
-void visit_fields(Config& config, Visitor& visit) {
-  visit.group("Sources");
-  visit("config", config.config, "INI-style file of name = value lines");
-  visit("model", config.model, "named model: shape and recipe; see `phalanx info --list`");
-}
 
 /// True if the arguments ask for help.
 bool wants_help(const std::vector<std::string>& arguments);
@@ -34,6 +21,9 @@ bool wants_help(const std::vector<std::string>& arguments);
 std::vector<std::string> apply_options(const std::vector<std::string>& arguments,
                                        const OptionTable& table, RunConfig& config);
 
+/// All problems as one text, a line each.
+std::string problem_text(const std::vector<std::string>& problems);
+
 /// Throws UsageError that lists all problems, unless there are none.
 void throw_problems(const std::vector<std::string>& problems);
 
@@ -42,10 +32,8 @@ void throw_problems(const std::vector<std::string>& problems);
 std::string help_text(const std::string& usage, const OptionTable& table,
                       const std::vector<std::string>& groups = {});
 
-/// Every field as a config file with one section per group; read back, it gives the same RunConfig.
+/// Every field as a config file with one section per group, for people to read and for `--config`,
+/// which makes the same RunConfig of it. A comment gives the default where a value differs from it.
 std::string config_ini(const RunConfig& config);
-
-/// Every field for people, by group; a '*' marks what differs from the default.
-std::string config_text(const RunConfig& config);
 
 }  // namespace phalanx

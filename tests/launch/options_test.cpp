@@ -201,12 +201,13 @@ TEST(ConfigFile, SecondValueOfANameIsAProblem) {
   EXPECT_THAT(result.problems, ElementsAre(HasSubstr("x.ini:2: seed: given a second time")));
 }
 
-TEST(ConfigText, MarksWhatDiffers) {
+TEST(ConfigFile, SaysTheDefaultOnlyWhereAValueDiffers) {
   RunConfig config;
   config.model.num_layers = 9;
-  const std::string text = config_text(config);
-  EXPECT_THAT(text, HasSubstr("* num-layers                           9"));
-  EXPECT_THAT(text, HasSubstr("    hidden-size                          128"));
+  const std::string text = config_ini(config);
+  EXPECT_THAT(text, HasSubstr("\nnum-layers = 9  # default: 4\n"));
+  EXPECT_THAT(text, HasSubstr("\nhidden-size = 128\n"));
+  EXPECT_THAT(text, HasSubstr("\n[PHD-Transformer]\n"));
 }
 
 TEST(Help, ShowsGroupsAndDefaults) {

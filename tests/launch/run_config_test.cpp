@@ -74,16 +74,7 @@ TEST(ApplyPreset, TakesShapeRecipeAndLength) {
   EXPECT_EQ(config.model.num_experts, 64);
   EXPECT_EQ(config.optimizer.min_lr, 5e-5);
   EXPECT_EQ(config.data.seq_length, 4096);
-  EXPECT_EQ(global_batch_size(config, 4), 1024);
-}
-
-TEST(ResolveVocabulary, TakesTheTokenizersOrRefuses) {
-  RunConfig config;
-  config.model.vocab_size = 0;
-  resolve_vocabulary(config);
-  EXPECT_EQ(config.model.vocab_size, make_tokenizer(config.tokenizer)->vocab_size());
-  config.model.vocab_size = 100;
-  EXPECT_THROW(resolve_vocabulary(config), UsageError);
+  EXPECT_EQ(config.training.global_batch_size, 1024);
 }
 
 }  // namespace
