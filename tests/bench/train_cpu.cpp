@@ -117,7 +117,7 @@ class TrainingSystem {
         batch_{mock_batch(shape_, model_.vocab_size)},
         backend_(make_backend(Device::cpu, threads)),
         stage_(model_, store_, *backend_, groups_),
-        gradients_(allocated(which), *backend_, *groups_.dp_cp, {}),
+        gradients_(allocated(which), *backend_, *groups_.dp_cp, {.tp = groups_.tp.get()}),
         optimizer_(store_, gradients_, *backend_, groups_, config_) {
     optimizer_.initialise(1234);
     schedule_ = one_forward_one_backward_schedule(0, 1, 1);

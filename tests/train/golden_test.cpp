@@ -99,7 +99,8 @@ class GoldenRun {
       : model_(config_from<ModelConfig>(golden_case.at("model"))),
         optimizer_config_(config_from<OptimizerConfig>(golden().at("optimizer"))),
         stage_(model_, store_, *backend_, groups_),
-        gradients_((store_.allocate(*backend_, dtype), store_), *backend_, *groups_.dp_cp, {}),
+        gradients_((store_.allocate(*backend_, dtype), store_), *backend_, *groups_.dp_cp,
+                   {.tp = groups_.tp.get()}),
         optimizer_(store_, gradients_, *backend_, groups_, optimizer_config_) {
     optimizer_.initialise(golden().at("seed").get<uint64_t>());
     if (dtype == DType::f64) round_weights_to_single();
@@ -162,6 +163,10 @@ struct GoldenCase {
   std::string name;
   DType dtype;
 };
+
+void PrintTo(const GoldenCase& golden_case, std::ostream* out) {
+  *out << golden_case.name << " in " << dtype_name(golden_case.dtype);
+}
 
 class Golden : public testing::TestWithParam<GoldenCase> {};
 
