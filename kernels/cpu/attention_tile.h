@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "kernels/attention_tiles.h"
-#include "kernels/cpu/vector.h"
+#include "kernels/cpu/tile_vector.h"
 #include "kernels/op_arguments.h"
 
 namespace phalanx {
