@@ -23,7 +23,8 @@ Tensor Tensor::slice(int64_t begin, int64_t end) const {
     fail("slice [", begin, ", ", end, ") is outside ", shape.to_string());
   const int64_t entry_bytes = shape[0] == 0 ? 0 : bytes() / shape[0];
   Tensor result = *this;
-  result.data = static_cast<char*>(data) + begin * entry_bytes;
+  // A measured tensor has no memory, and neither have its parts.
+  if (data != nullptr) result.data = static_cast<char*>(data) + begin * entry_bytes;
   result.shape = shape.with_dim(0, end - begin);
   return result;
 }

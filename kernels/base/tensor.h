@@ -33,7 +33,7 @@ class Shape {
   int64_t operator[](int dim) const {
     return dims_[static_cast<size_t>(dim < 0 ? dim + rank_ : dim)];
   }
-  int64_t back() const { return rank_ == 0 ? 1 : (*this)[rank_ - 1]; }
+  int64_t back() const { return rank_ <= 0 ? 1 : dims_[static_cast<size_t>(rank_ - 1)]; }
   int64_t numel() const {
     int64_t product = 1;
     for (size_t dim = 0; dim < rank_; ++dim) product *= dims_[dim];

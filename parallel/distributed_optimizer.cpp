@@ -1,0 +1,161 @@
+// AdamW on this rank's shards, the gradient norm, and the gathering of updated weights.
+#include "parallel/distributed_optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace phalanx {
+
+DistributedOptimizer::DistributedOptimizer(ParameterStore& store, GradientBuffer& gradients,
+                                           Backend& backend, const ProcessGroups& groups,
+                                           const OptimizerConfig& config)
+    : store_(store),
+      gradients_(gradients),
+      ops_(backend),
+      groups_(groups),
+      config_(config),
+      masters_are_weights_(store.dtype() == accumulator_dtype(store.dtype())) {
+  const size_t num_buckets = gradients_.buckets().size();
+  for (size_t i = 0; i < num_buckets; ++i) {
+    const auto [begin, end] = gradients_.shard_range(i);
+    state_numel_ += end - begin;
+  }
+  allocate_state();
+  int64_t state_begin = 0;
+  for (size_t i = 0; i < num_buckets; ++i) {
+    const auto [begin, end] = gradients_.shard_range(i);
+    add_shards(gradients_.buckets()[i], begin, end, state_begin);
+    state_begin += end - begin;
+  }
+}
+
+void DistributedOptimizer::allocate_state() {
+  const DType dtype = accumulator_dtype(store_.dtype());
+  const auto take = [&](int64_t numel, DType element) {
+    blocks_.push_back(ops_.allocate(numel * dtype_bytes(element)));
+    return Tensor{blocks_.back().get(), {numel}, element, ops_.device()};
+  };
+  exp_avg_ = take(state_numel_, dtype);
+  exp_avg_sq_ = take(state_numel_, dtype);
+  if (!masters_are_weights_) master_ = take(state_numel_, dtype);
+  squares_ = take(1, DType::f64);
+}
+
+void DistributedOptimizer::add_shards(const Bucket& bucket, int64_t begin, int64_t end,
+                                      int64_t state_begin) {
+  for (int64_t i = bucket.first_parameter; i < bucket.last_parameter; ++i) {
+    const Parameter& parameter = store_[i];
+    const int64_t first = std::max(begin, parameter.flat_offset);
+    const int64_t last = std::min(end, parameter.flat_offset + parameter.numel());
+    if (first >= last) continue;
+    const int64_t columns = parameter.matrix_shape()[1];
+    const Shape shape{(last - first) / columns, columns};
+    const int64_t place = state_begin + first - begin;
+    const auto state = [&](const Tensor& block) {
+      return block.slice(place, place + last - first).view(shape);
+    };
+    shards_.push_back({.parameter = &parameter,
+                       .row_begin = (first - parameter.flat_offset) / columns,
+                       .row_end = (last - parameter.flat_offset) / columns,
+                       .master = masters_are_weights_
+                                     ? store_.flat_value().slice(first, last).view(shape)
+                                     : state(master_),
+                       .exp_avg = state(exp_avg_),
+                       .exp_avg_sq = state(exp_avg_sq_)});
+    add_to_spans(parameter, first, last, place);
+  }
+}
+
+void DistributedOptimizer::add_to_spans(const Parameter& parameter, int64_t begin, int64_t end,
+                                        int64_t state_begin) {
+  const double weight_decay = weight_decay_of(parameter.spec.kind);
+  const bool counted = counts_in_norm(parameter);
+  int64_t first = begin;
+  int64_t state_first = state_begin;
+  // Neighbours in the flat block are neighbours in the state, which has the same order.
+  if (!spans_.empty() && spans_.back().end == begin && spans_.back().counted == counted &&
+      spans_.back().weight_decay == weight_decay) {
+    const int64_t before = spans_.back().tensors.gradient.numel();
+    first -= before;
+    state_first -= before;
+    spans_.pop_back();
+  }
+  const auto state = [&](const Tensor& block) {
+    return block.slice(state_first, state_first + end - first);
+  };
+  const Tensor weights = store_.flat_value().slice(first, end);
+  spans_.push_back({.tensors = {.parameter = masters_are_weights_ ? Tensor{} : weights,
+                                .master = masters_are_weights_ ? weights : state(master_),
+                                .exp_avg = state(exp_avg_),
+                                .exp_avg_sq = state(exp_avg_sq_),
+                                .gradient = store_.flat_gradient().slice(first, end)},
+                    .weight_decay = weight_decay,
+                    .counted = counted,
+                    .end = end});
+}
+
+double DistributedOptimizer::weight_decay_of(ParameterKind kind) const {
+  if (kind == ParameterKind::norm && !config_.decay_norm_and_bias) return 0.0;
+  if (kind == ParameterKind::embedding && !config_.decay_embedding) return 0.0;
+  return config_.weight_decay;
+}
+
+// Over dp and cp the shards are disjoint; over tp a replicated parameter exists on every rank, and
+// the one at coordinate 0 counts it.
+bool DistributedOptimizer::counts_in_norm(const Parameter& parameter) const {
+  return parameter.spec.placement.dim(MeshAxis::tp) != Placement::kReplicate ||
+         groups_.tp->rank() == 0;
+}
+
+void DistributedOptimizer::copy_masters_from_parameters() {
+  if (masters_are_weights_) return;
+  for (const Span& span : spans_) ops_.copy(span.tensors.master, span.tensors.parameter);
+}
+
+void DistributedOptimizer::initialise(uint64_t seed) {
+  for (const OptimizerShard& shard : shards_)
+    initialise_rows(ops_, *shard.parameter, shard.row_begin, shard.master, seed);
+  if (!masters_are_weights_)
+    for (const Span& span : spans_) ops_.copy(span.tensors.parameter, span.tensors.master);
+  gather_parameters();
+}
+
+double DistributedOptimizer::gradient_norm() {
+  ops_.zero(squares_);
+  for (const Span& span : spans_)
+    if (span.counted) ops_.add_sum_squares(squares_, span.tensors.gradient);
+  double squares = 0.0;
+  ops_.download(&squares, squares_);
+  return std::sqrt(groups_.world->all_reduce(squares, ReduceOp::sum));
+}
+
+void DistributedOptimizer::step(double learning_rate, double gradient_scale) {
+  ++num_steps_;
+  for (const Span& span : spans_)
+    ops_.adamw_step(span.tensors, {.learning_rate = learning_rate,
+                                   .beta1 = config_.adam_beta1,
+                                   .beta2 = config_.adam_beta2,
+                                   .epsilon = config_.adam_eps,
+                                   .weight_decay = span.weight_decay,
+                                   .gradient_scale = gradient_scale,
+                                   .step = num_steps_});
+}
+
+void DistributedOptimizer::gather_parameters() {
+  if (groups_.dp_cp->size() == 1) return;
+  ops_.synchronize();
+  for (const Bucket& bucket : gradients_.buckets())
+    groups_.dp_cp->all_gather_in_place(store_.flat_value().slice(bucket.begin, bucket.end),
+                                       bucket.counts);
+}
+
+int64_t DistributedOptimizer::state_bytes() const {
+  const int64_t master_bytes = masters_are_weights_ ? 0 : master_.bytes();
+  return master_bytes + exp_avg_.bytes() + exp_avg_sq_.bytes();
+}
+
+double clip_factor(double norm, double clip) {
+  return clip > 0.0 && norm > clip ? clip / norm : 1.0;
+}
+
+}  // namespace phalanx

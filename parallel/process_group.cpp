@@ -1,0 +1,185 @@
+// The public half of ProcessGroup: checks, traffic counters, and what a group of one does.
+#include "parallel/process_group.h"
+
+#include <cstring>
+#include <numeric>
+
+namespace phalanx {
+namespace {
+
+/// What a group of one gives for an asynchronous call.
+class CompletedWork final : public Work {
+ public:
+  void wait() override {}
+};
+
+int64_t sum_of(std::span<const int64_t> counts) {
+  return std::accumulate(counts.begin(), counts.end(), int64_t{0});
+}
+
+int64_t entry_numel(const Tensor& x) {
+  return x.shape[0] == 0 ? 0 : x.numel() / x.shape[0];
+}
+
+}  // namespace
+
+const char* collective_name(Collective operation) {
+  constexpr const char* kNames[kNumCollectives] = {"all_reduce", "all_gather", "reduce_scatter",
+                                                   "all_to_all", "broadcast",  "exchange",
+                                                   "barrier"};
+  return kNames[static_cast<size_t>(operation)];
+}
+
+ProcessGroup::ProcessGroup(std::string name, int rank, int size)
+    : name_(std::move(name)), rank_(rank), size_(size), equal_counts_(static_cast<size_t>(size)) {
+  check(0 <= rank && rank < size, "group ", name_, ": rank ", rank, " is not one of ", size);
+}
+
+const Traffic& ProcessGroup::traffic(Collective operation) const {
+  return traffic_[static_cast<size_t>(operation)];
+}
+
+void ProcessGroup::count(Collective operation, int64_t bytes) {
+  Traffic& traffic = traffic_[static_cast<size_t>(operation)];
+  ++traffic.calls;
+  traffic.bytes += bytes;
+}
+
+void ProcessGroup::check_counts(Collective operation, const Tensor& x,
+                                std::span<const int64_t> counts) const {
+  check(counts.size() == static_cast<size_t>(size_), "group ", name_, ": ",
+        collective_name(operation), " got ", counts.size(), " counts for ", size_, " ranks");
+  for (const int64_t n : counts)
+    check(n >= 0, "group ", name_, ": ", collective_name(operation), " got a negative count ", n);
+  check(sum_of(counts) == x.numel(), "group ", name_, ": ", collective_name(operation),
+        " got counts that sum to ", sum_of(counts), " for ", x.numel(), " elements");
+}
+
+void ProcessGroup::copy_local(const Tensor& y, const Tensor& x) const {
+  check(y.device == Device::cpu && x.device == Device::cpu, "group ", name_,
+        " moves host memory only, got a tensor on ",
+        device_name(y.device == Device::cpu ? x.device : y.device));
+  if (y.data != x.data && x.bytes() > 0 && x.data != nullptr)
+    std::memmove(y.data, x.data, static_cast<size_t>(x.bytes()));
+}
+
+void ProcessGroup::all_reduce(const Tensor& x, ReduceOp op) {
+  check(x.dtype != DType::u8, "group ", name_, ": all_reduce has no sums of ", dtype_name(x.dtype));
+  if (size_ == 1) return;
+  count(Collective::all_reduce, x.bytes());
+  if (x.numel() > 0) all_reduce_impl(x, op);
+}
+
+void ProcessGroup::all_gather(const Tensor& out, const Tensor& x) {
+  check(out.numel() == size_ * x.numel() && out.dtype == x.dtype, "group ", name_,
+        ": all_gather of ", x.numel(), " ", dtype_name(x.dtype), " elements from each of ", size_,
+        " ranks does not give ", out.numel(), " ", dtype_name(out.dtype));
+  const Tensor flat = out.view({out.numel()});
+  copy_local(flat.slice(rank_ * x.numel(), (rank_ + 1) * x.numel()), x);
+  equal_counts_.assign(equal_counts_.size(), x.numel());
+  all_gather_in_place(flat, equal_counts_);
+}
+
+void ProcessGroup::all_gather_in_place(const Tensor& out, std::span<const int64_t> counts) {
+  check_counts(Collective::all_gather, out, counts);
+  if (size_ == 1) return;
+  count(Collective::all_gather, counts[static_cast<size_t>(rank_)] * dtype_bytes(out.dtype));
+  if (out.numel() > 0) all_gather_impl(out, counts);
+}
+
+void ProcessGroup::reduce_scatter(const Tensor& out, const Tensor& x) {
+  check(x.numel() == size_ * out.numel() && out.dtype == x.dtype, "group ", name_,
+        ": reduce_scatter of ", x.numel(), " ", dtype_name(x.dtype), " elements over ", size_,
+        " ranks does not give ", out.numel(), " ", dtype_name(out.dtype));
+  const Tensor flat = x.view({x.numel()});
+  equal_counts_.assign(equal_counts_.size(), out.numel());
+  reduce_scatter_in_place(flat, equal_counts_);
+  copy_local(out, flat.slice(rank_ * out.numel(), (rank_ + 1) * out.numel()));
+}
+
+void ProcessGroup::reduce_scatter_in_place(const Tensor& x, std::span<const int64_t> counts) {
+  check_counts(Collective::reduce_scatter, x, counts);
+  if (size_ == 1) return;
+  count(Collective::reduce_scatter, x.bytes());
+  if (x.numel() > 0) reduce_scatter_impl(x, counts);
+}
+
+void ProcessGroup::all_to_all(const Tensor& out, const Tensor& x,
+                              std::span<const int64_t> send_counts,
+                              std::span<const int64_t> receive_counts) {
+  const auto ranks = static_cast<size_t>(size_);
+  check(send_counts.size() == ranks && receive_counts.size() == ranks, "group ", name_,
+        ": all_to_all got ", send_counts.size(), " and ", receive_counts.size(), " counts for ",
+        size_, " ranks");
+  check(sum_of(send_counts) == x.shape[0] && sum_of(receive_counts) == out.shape[0], "group ",
+        name_, ": all_to_all counts sum to ", sum_of(send_counts), " and ", sum_of(receive_counts),
+        " for ", x.shape[0], " rows sent and ", out.shape[0], " received");
+  check(out.dtype == x.dtype &&
+            (x.shape[0] == 0 || out.shape[0] == 0 || entry_numel(x) == entry_numel(out)),
+        "group ", name_, ": all_to_all needs rows of one size and dtype on both sides");
+  if (size_ == 1) {
+    copy_local(out, x);
+    return;
+  }
+  count(Collective::all_to_all, x.bytes());
+  all_to_all_impl(out, x, send_counts, receive_counts);
+}
+
+void ProcessGroup::broadcast(const Tensor& x, int root) {
+  check(0 <= root && root < size_, "group ", name_, ": broadcast from rank ", root, " of ", size_);
+  if (size_ == 1) return;
+  count(Collective::broadcast, rank_ == root ? x.bytes() : 0);
+  if (x.numel() > 0) broadcast_impl(x, root);
+}
+
+void ProcessGroup::exchange(std::span<const Exchange> messages) {
+  int64_t bytes = 0;
+  for (const Exchange& message : messages) {
+    check(0 <= message.peer && message.peer < size_, "group ", name_, ": exchange with rank ",
+          message.peer, " of ", size_);
+    if (message.peer == rank_) {
+      check(message.send && message.receive && message.send.bytes() == message.receive.bytes(),
+            "group ", name_, ": a message to oneself needs both tensors, of one size");
+      copy_local(message.receive, message.send);
+    } else if (message.send) {
+      bytes += message.send.bytes();
+    }
+  }
+  if (size_ == 1) return;
+  count(Collective::exchange, bytes);
+  exchange_impl(messages);
+}
+
+void ProcessGroup::barrier() {
+  if (size_ == 1) return;
+  count(Collective::barrier, 0);
+  barrier_impl();
+}
+
+PendingWork ProcessGroup::reduce_scatter_in_place_async(const Tensor& x,
+                                                        std::span<const int64_t> counts) {
+  check_counts(Collective::reduce_scatter, x, counts);
+  if (size_ == 1) return std::make_unique<CompletedWork>();
+  count(Collective::reduce_scatter, x.bytes());
+  return reduce_scatter_async_impl(x, counts);
+}
+
+PendingWork ProcessGroup::all_gather_in_place_async(const Tensor& out,
+                                                    std::span<const int64_t> counts) {
+  check_counts(Collective::all_gather, out, counts);
+  if (size_ == 1) return std::make_unique<CompletedWork>();
+  count(Collective::all_gather, counts[static_cast<size_t>(rank_)] * dtype_bytes(out.dtype));
+  return all_gather_async_impl(out, counts);
+}
+
+double ProcessGroup::all_reduce(double value, ReduceOp op) {
+  all_reduce(cpu_tensor(&value, {1}), op);
+  return value;
+}
+
+int64_t ProcessGroup::all_reduce(int64_t value, ReduceOp op) {
+  all_reduce(cpu_tensor(&value, {1}), op);
+  return value;
+}
+
+}  // namespace phalanx

@@ -1,0 +1,128 @@
+// ProcessGroup: collectives on tensors among the ranks of one mesh axis.
+//
+// Public functions check shapes, count bytes and calls, and do nothing in a group of one; private
+// virtual `_impl` communicates. Implementations: MPI, and threads of one process (tests). Work is
+// ordered with the calling thread's program order; all ranks of a group call in the same order. One
+// thread per rank calls.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/base/tensor.h"
+
+namespace phalanx {
+
+enum class ReduceOp : uint8_t { sum, max };
+
+enum class Collective : uint8_t {
+  all_reduce,
+  all_gather,
+  reduce_scatter,
+  all_to_all,
+  broadcast,
+  exchange,
+  barrier
+};
+inline constexpr int kNumCollectives = 7;
+/// "all_reduce", ...
+const char* collective_name(Collective operation);
+
+/// Calls made and payload bytes this rank handed in (all_reduce, reduce_scatter, broadcast root,
+/// all_to_all, exchange sends) or contributed (all_gather), per operation. Groups of one count 0.
+struct Traffic {
+  int64_t calls = 0;
+  int64_t bytes = 0;
+};
+
+/// A collective under way. `wait` returns when the result is there and rethrows its failure; it
+/// must be called once before the buffers are touched or freed.
+class Work {
+ public:
+  virtual ~Work() = default;
+  virtual void wait() = 0;
+};
+using PendingWork = std::unique_ptr<Work>;
+
+/// One message of `exchange`. `peer` is a rank of the group; an absent tensor means nothing goes
+/// that way. Several messages between two ranks arrive in list order. A message to oneself has
+/// both tensors and is copied.
+struct Exchange {
+  int peer = 0;
+  Tensor send;
+  Tensor receive;
+};
+
+class ProcessGroup {
+ public:
+  ProcessGroup(std::string name, int rank, int size);
+  virtual ~ProcessGroup() = default;
+  ProcessGroup(const ProcessGroup&) = delete;
+  ProcessGroup& operator=(const ProcessGroup&) = delete;
+
+  const std::string& name() const { return name_; }  // "tp", "dp_cp", ...; used in every message
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  const Traffic& traffic(Collective operation) const;
+
+  /// In place: x = reduce over ranks of x. f64, f32, bf16 (summed in f32), i64, i32.
+  void all_reduce(const Tensor& x, ReduceOp op);
+  /// out [size * n, ...] = the ranks' x [n, ...] one after the other.
+  void all_gather(const Tensor& out, const Tensor& x);
+  /// out (flat) = the ranks' pieces, rank r's having counts[r] elements; this rank's piece is
+  /// already in place in `out`.
+  void all_gather_in_place(const Tensor& out, std::span<const int64_t> counts);
+  /// out [n, ...] = this rank's piece of the sum over ranks of x [size * n, ...]. x is used up: its
+  /// contents are undefined afterwards.
+  void reduce_scatter(const Tensor& out, const Tensor& x);
+  /// In place on flat x: after it, this rank's piece (counts[rank()] elements at the sum of the
+  /// counts before) holds the sum over ranks; the rest of x is undefined.
+  void reduce_scatter_in_place(const Tensor& x, std::span<const int64_t> counts);
+  /// out = pieces received in rank order; send_counts / receive_counts in rows of the outermost
+  /// dim.
+  void all_to_all(const Tensor& out, const Tensor& x, std::span<const int64_t> send_counts,
+                  std::span<const int64_t> receive_counts);
+  void broadcast(const Tensor& x, int root);
+  /// All messages at once, in any order between ranks, without deadlock.
+  void exchange(std::span<const Exchange> messages);
+  void barrier();
+
+  /// As above, returning at once. The tensors stay in use until `wait`.
+  [[nodiscard]] PendingWork reduce_scatter_in_place_async(const Tensor& x,
+                                                          std::span<const int64_t> counts);
+  [[nodiscard]] PendingWork all_gather_in_place_async(const Tensor& out,
+                                                      std::span<const int64_t> counts);
+
+  /// Host scalars.
+  double all_reduce(double value, ReduceOp op);
+  int64_t all_reduce(int64_t value, ReduceOp op);
+
+ private:
+  virtual void all_reduce_impl(const Tensor& x, ReduceOp op) = 0;
+  virtual void all_gather_impl(const Tensor& out, std::span<const int64_t> counts) = 0;
+  virtual void reduce_scatter_impl(const Tensor& x, std::span<const int64_t> counts) = 0;
+  virtual void all_to_all_impl(const Tensor& out, const Tensor& x,
+                               std::span<const int64_t> send_counts,
+                               std::span<const int64_t> receive_counts) = 0;
+  virtual void broadcast_impl(const Tensor& x, int root) = 0;
+  virtual void exchange_impl(std::span<const Exchange> messages) = 0;
+  virtual void barrier_impl() = 0;
+  virtual PendingWork reduce_scatter_async_impl(const Tensor& x,
+                                                std::span<const int64_t> counts) = 0;
+  virtual PendingWork all_gather_async_impl(const Tensor& out, std::span<const int64_t> counts) = 0;
+  void count(Collective operation, int64_t bytes);
+  void check_counts(Collective operation, const Tensor& x, std::span<const int64_t> counts) const;
+  void copy_local(const Tensor& y, const Tensor& x) const;
+
+  std::string name_;
+  int rank_;
+  int size_;
+  std::array<Traffic, kNumCollectives> traffic_{};
+  std::vector<int64_t> equal_counts_;  // kept, so that no call allocates
+};
+
+}  // namespace phalanx

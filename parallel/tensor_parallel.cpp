@@ -1,0 +1,132 @@
+// Column- and row-parallel linear layers. Every `backward` reads as its `forward` from the last
+// line to the first.
+#include "parallel/tensor_parallel.h"
+
+#include "parallel/regions.h"
+
+namespace phalanx {
+namespace {
+
+constexpr MatmulOptions kTimesTransposed{.b = Transpose::yes};  // y = x W^T
+constexpr MatmulOptions kTimes{};                               // dx = dy W
+constexpr MatmulOptions kWeightGradient{.a = Transpose::yes,    // dW += dy^T x
+                                        .accumulate = Accumulate::yes};
+
+Tensor rows_of_all_ranks(const Tensor& x, ProcessGroup& tp, Memory& memory, std::string_view name) {
+  return memory.scratch.tensor(name, {x.shape.rows() * tp.size(), x.shape.back()}, x.dtype);
+}
+
+}  // namespace
+
+SequenceParallel effective_sequence_parallel(const TensorParallelContext& context) {
+  return context.tp.size() == 1 ? SequenceParallel::off : context.sequence_parallel;
+}
+
+ColumnParallelLinear::ColumnParallelLinear(const TensorParallelContext& context,
+                                           const std::vector<LinearPart>& parts, const Init& init)
+    : store_(context.parameters),
+      ops_(context.backend),
+      tp_(context.tp),
+      sequence_parallel_(effective_sequence_parallel(context)) {
+  check(!parts.empty(), "a column-parallel linear layer needs at least one part");
+  for (const LinearPart& part : parts)
+    parameters_.push_back(&store_.add({.name = part.name,
+                                       .global_shape = {part.out_features, init.in_features},
+                                       .kind = init.kind,
+                                       .placement = Placement::sharded(MeshAxis::tp, 0),
+                                       .initialiser = init.initialiser},
+                                      tp_.rank(), tp_.size()));
+}
+
+const Parameter& ColumnParallelLinear::first_of(PartRange parts) const {
+  check(0 <= parts.first && parts.count >= 1 &&
+            parts.first + parts.count <= static_cast<int64_t>(parameters_.size()),
+        "parts [", parts.first, ", ", parts.first + parts.count, ") of a linear layer with ",
+        parameters_.size());
+  return *parameters_[static_cast<size_t>(parts.first)];
+}
+
+int64_t ColumnParallelLinear::local_out_features(PartRange parts) const {
+  int64_t features = 0;
+  for (int64_t i = first_of(parts).index; i < first_of(parts).index + parts.count; ++i)
+    features += store_[i].shape[0];
+  return features;
+}
+
+void ColumnParallelLinear::forward(const Tensor& y, const Tensor& x, Saved& saved, Memory& memory,
+                                   PartRange parts) const {
+  const ArenaScope scope(memory.scratch);
+  saved.x = x.as_matrix();
+  Tensor rows = saved.x;
+  if (sequence_parallel_ == SequenceParallel::on) {
+    rows = rows_of_all_ranks(x, tp_, memory, "linear.gathered_x");
+    GatherRegion::forward(tp_, rows, saved.x);
+  }
+  ops_.matmul(y.as_matrix(), rows, store_.fused_value(first_of(parts), parts.count),
+              kTimesTransposed);
+}
+
+// dW += dy^T x; dx = dy W, which is partial over tp because each rank has only some outputs. The
+// gathered x is gathered again instead of kept: that is what sequence parallel saves.
+void ColumnParallelLinear::backward(const Tensor& dx, const Tensor& dy, const Saved& saved,
+                                    Memory& memory, PartRange parts) {
+  const ArenaScope scope(memory.scratch);
+  const bool cut = sequence_parallel_ == SequenceParallel::on;
+  const Tensor weight = store_.fused_value(first_of(parts), parts.count);
+  const Tensor dweight = store_.fused_gradient(first_of(parts), parts.count);
+  Tensor rows = saved.x;
+  Tensor drows = dx.as_matrix();
+  if (cut) {
+    rows = rows_of_all_ranks(saved.x, tp_, memory, "linear.gathered_x");
+    drows = rows_of_all_ranks(dx, tp_, memory, "linear.gathered_dx");
+    GatherRegion::forward(tp_, rows, saved.x);
+  }
+  ops_.matmul(dweight, dy.as_matrix(), rows, kWeightGradient);
+  ops_.matmul(drows, dy.as_matrix(), weight, kTimes);
+  if (cut) {
+    GatherRegion::backward(tp_, dx.as_matrix(), drows);
+  } else {
+    CopyRegion::backward(tp_, drows);
+  }
+}
+
+RowParallelLinear::RowParallelLinear(const TensorParallelContext& context, const std::string& name,
+                                     const Init& init)
+    : ops_(context.backend),
+      tp_(context.tp),
+      sequence_parallel_(effective_sequence_parallel(context)),
+      weight_(&context.parameters.add({.name = name,
+                                       .global_shape = {init.out_features, init.in_features},
+                                       .kind = init.kind,
+                                       .placement = Placement::sharded(MeshAxis::tp, 1),
+                                       .initialiser = init.initialiser},
+                                      context.tp.rank(), context.tp.size())) {}
+
+void RowParallelLinear::forward(const Tensor& y, const Tensor& x, Saved& saved,
+                                Memory& memory) const {
+  const ArenaScope scope(memory.scratch);
+  saved.x = x.as_matrix();
+  const bool cut = sequence_parallel_ == SequenceParallel::on;
+  const Tensor rows = cut ? rows_of_all_ranks(y, tp_, memory, "linear.partial_y") : y.as_matrix();
+  ops_.matmul(rows, saved.x, weight_->value, kTimesTransposed);
+  if (cut) {
+    ReduceScatterRegion::forward(tp_, y.as_matrix(), rows);
+  } else {
+    ReduceRegion::forward(tp_, rows);
+  }
+}
+
+// dW += dy^T x; dx = dy W. Without sequence parallel dy is replicated over tp.
+void RowParallelLinear::backward(const Tensor& dx, const Tensor& dy, const Saved& saved,
+                                 Memory& memory) {
+  const ArenaScope scope(memory.scratch);
+  Tensor drows = dy.as_matrix();
+  if (sequence_parallel_ == SequenceParallel::on) {
+    drows = rows_of_all_ranks(dy, tp_, memory, "linear.gathered_dy");
+    ReduceScatterRegion::backward(tp_, drows, dy.as_matrix());
+  }
+  ops_.matmul(weight_->gradient, drows, saved.x, kWeightGradient);
+  ops_.matmul(dx.as_matrix(), drows, weight_->value, kTimes);
+}
+
+}  // namespace phalanx
