@@ -1,5 +1,5 @@
-// libFuzzer target of the .idx reader: whatever the bytes, it accepts them or throws phalanx::Error,
-// and what it accepts can be read without leaving the file.
+// libFuzzer target of the .idx reader: whatever the bytes, it accepts them or throws
+// phalanx::Error, and what it accepts can be read without leaving the file.
 #include <cstdint>
 #include <cstring>
 #include <span>
