@@ -14,7 +14,7 @@ void check_pieces(const MpiSession& session) {
   const std::string name = "pieces";
   MPI_Comm communicator = MPI_COMM_NULL;
   mpi_check(MPI_Comm_dup(MPI_COMM_WORLD, &communicator), {name, "creation"});
-  MpiProcessGroup group(name, communicator, 5);
+  MpiProcessGroup group(name, communicator, 50);
   check(group.rank() == session.rank() && group.size() == session.size(), "wrong rank or size");
   check_all_reduce<float>(group);
   check_all_gather<BFloat16>(group);
