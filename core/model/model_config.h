@@ -25,8 +25,15 @@ struct EnumNames<PhdMode> {
 
 /// Named norm placements; each is a setting of NormPlacement per layer (see norm_placement()).
 enum class NormScheme : uint8_t {
-  pre_norm, post_norm, pre_qk_norm, hybrid_norm, hybrid_norm_star, pre_post, post_pre,
-  hybrid_norm_7b, olmo2
+  pre_norm,
+  post_norm,
+  pre_qk_norm,
+  hybrid_norm,
+  hybrid_norm_star,
+  pre_post,
+  post_pre,
+  hybrid_norm_7b,
+  olmo2
 };
 template <>
 struct EnumNames<NormScheme> {
@@ -105,14 +112,14 @@ struct ModelConfig {
   double z_loss_coeff = 0.0;
 
   PhdMode phd = PhdMode::cswa;
-  int64_t phd_copies = 1;  // K
+  int64_t phd_copies = 1;   // K
   int64_t phd_window = 16;  // W
   int64_t phd_chunk = 32;   // C
   WindowUnit phd_window_unit = WindowUnit::positions;
   CopyPosition phd_rope_position = CopyPosition::shared;
 
   KeyPattern sparse_pattern = KeyPattern::full;  // LongGen: pattern of the sparse layers
-  int64_t sparse_full_layers = 0;   // middle layers that stay full; 0: round(0.375 L)
+  int64_t sparse_full_layers = 0;                // middle layers that stay full; 0: round(0.375 L)
   int64_t sparse_block = 64;
   int64_t sparse_sink_blocks = 1;
   int64_t sparse_window_blocks = 32;
@@ -124,8 +131,12 @@ struct ModelConfig {
   int64_t moe_ffn_hidden_size = 1024;
 
   int64_t copies() const { return phd_copies; }
-  int64_t query_groups() const { return num_query_groups > 0 ? num_query_groups : num_attention_heads; }
-  int64_t head_dim() const { return kv_channels > 0 ? kv_channels : hidden_size / num_attention_heads; }
+  int64_t query_groups() const {
+    return num_query_groups > 0 ? num_query_groups : num_attention_heads;
+  }
+  int64_t head_dim() const {
+    return kv_channels > 0 ? kv_channels : hidden_size / num_attention_heads;
+  }
   int64_t padded_vocab_size() const {
     const int64_t step = make_vocab_size_divisible_by;
     return (vocab_size + step - 1) / step * step;
@@ -144,7 +155,7 @@ double output_init_std(const ModelConfig& config, int64_t layer);
 std::vector<std::string> validate(const ModelConfig& config, int64_t seq_length);
 
 template <class Config, class Visitor>
-  requires ConfigOf<Config, ModelConfig>
+requires ConfigOf<Config, ModelConfig>
 void visit_fields(Config& config, Visitor& visit) {
   visit.group("Model");
   visit("num-layers", config.num_layers, "transformer layers");

@@ -41,7 +41,7 @@ class PhdStage final : public PipelineStage {
   struct MemoryPlan {
     int64_t saved_bytes_per_slot = 0;
     int64_t scratch_bytes = 0;
-    int64_t fixed_bytes = 0;  // RoPE table, ids, loss sums
+    int64_t fixed_bytes = 0;                               // RoPE table, ids, loss sums
     std::vector<std::pair<std::string, int64_t>> largest;  // at the peak, largest first
   };
   MemoryPlan plan_memory(const StageShape& shape, DType dtype);

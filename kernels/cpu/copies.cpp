@@ -3,7 +3,7 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/parallel.h"
-#include "kernels/cpu/vector.h"
+#include "kernels/cpu/vector_math.h"
 
 namespace phalanx {
 

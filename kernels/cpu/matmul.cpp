@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "kernels/cpu/parallel.h"
-#include "kernels/cpu/vector.h"
+#include "kernels/cpu/vector_math.h"
 
 namespace phalanx {
 namespace {

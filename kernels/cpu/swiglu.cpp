@@ -1,7 +1,7 @@
 // SwiGLU: act = silu(gate) * up with silu(g) = g * sigmoid(g) (Shazeer 2020, eq. 6).
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/parallel.h"
-#include "kernels/cpu/vector.h"
+#include "kernels/cpu/vector_math.h"
 
 namespace phalanx {
 

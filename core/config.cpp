@@ -1,0 +1,179 @@
+// Validation of a whole run: each part's own problems, then what only shows when parts meet.
+#include "core/config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+namespace phalanx {
+namespace {
+
+using Problems = std::vector<std::string>;
+
+template <class... Args>
+void report(Problems& problems, fmt::format_string<Args...> format, Args&&... args) {
+  problems.push_back(fmt::format(format, std::forward<Args>(args)...));
+}
+
+void append(Problems& problems, Problems more) {
+  std::ranges::move(more, std::back_inserter(problems));
+}
+
+void at_least(Problems& problems, std::string_view option, double value, double least) {
+  if (!(value >= least))
+    report(problems, "{} {} is too small; the smallest value is {}", option, value, least);
+}
+
+/// Problem unless 0 <= value < 1.
+void in_range(Problems& problems, std::string_view option, double value, double nearest) {
+  if (!(value >= 0 && value < 1))
+    report(problems, "{} {} is not at least 0 and below 1; the nearest is {}", option, value,
+           nearest);
+}
+
+int64_t data_parallel_size(const ParallelConfig& parallel, int64_t world_size) {
+  const int64_t model_ranks = parallel.tensor_model_parallel_size *
+                              parallel.pipeline_model_parallel_size *
+                              parallel.context_parallel_size;
+  return model_ranks > 0 ? std::max<int64_t>(1, world_size / model_ranks) : 1;
+}
+
+void validate_batches(Problems& problems, const RunConfig& config, int64_t world_size) {
+  const int64_t micro = config.training.micro_batch_size;
+  const int64_t global = config.training.global_batch_size;
+  at_least(problems, "micro-batch-size", static_cast<double>(micro), 1);
+  at_least(problems, "global-batch-size", static_cast<double>(global), 0);
+  if (micro < 1 || global < 1) return;
+  const int64_t data_parallel = data_parallel_size(config.parallel, world_size);
+  const int64_t step = micro * data_parallel;
+  if (global % step == 0) return;
+  const int64_t below = global / step * step;
+  report(problems,
+         "global-batch-size {} is not divisible by micro-batch-size {} x {} data-parallel ranks; "
+         "try {}{}",
+         global, micro, data_parallel, below > 0 ? fmt::format("{} or ", below) : "", below + step);
+}
+
+void validate_length(Problems& problems, const TrainingConfig& training) {
+  const int64_t iters = training.train_iters;
+  const int64_t samples = training.train_samples;
+  if (iters < 0) report(problems, "train-iters {} is negative; the nearest is 1", iters);
+  if (samples < 0) report(problems, "train-samples {} is negative; the nearest is 1", samples);
+  if (iters == 0 && samples == 0)
+    report(problems,
+           "train-iters 0 and train-samples 0: say how long to train, e.g. train-iters "
+           "1000");
+  if (iters > 0 && samples > 0)
+    report(problems, "train-iters {} and train-samples {} contradict each other; give one", iters,
+           samples);
+}
+
+void validate_training(Problems& problems, const TrainingConfig& training) {
+  validate_length(problems, training);
+  if (training.run_dir.empty())
+    report(problems,
+           "run-dir is empty: name a folder for what the run writes, e.g. run-dir "
+           "runs/first");
+  at_least(problems, "threads", static_cast<double>(training.threads), 0);
+  at_least(problems, "eval-interval", static_cast<double>(training.eval_interval), 0);
+  at_least(problems, "eval-iters", static_cast<double>(training.eval_iters), 1);
+  at_least(problems, "log-interval", static_cast<double>(training.log_interval), 1);
+  at_least(problems, "max-skipped-in-row", static_cast<double>(training.max_skipped_in_row), 1);
+  at_least(problems, "peak-tflops", training.peak_tflops, 0);
+}
+
+void validate_optimizer(Problems& problems, const RunConfig& config) {
+  const OptimizerConfig& o = config.optimizer;
+  at_least(problems, "lr", o.lr, 0);
+  at_least(problems, "min-lr", o.min_lr, 0);
+  at_least(problems, "lr-warmup-init", o.lr_warmup_init, 0);
+  at_least(problems, "weight-decay", o.weight_decay, 0);
+  at_least(problems, "clip-grad", o.clip_grad, 0);
+  at_least(problems, "lr-decay-iters", static_cast<double>(o.lr_decay_iters), 0);
+  at_least(problems, "lr-warmup-iters", static_cast<double>(o.lr_warmup_iters), 0);
+  at_least(problems, "lr-wsd-decay-iters", static_cast<double>(o.lr_wsd_decay_iters), 0);
+  if (o.min_lr > o.lr)
+    report(problems, "min-lr {} is above lr {}; the nearest is {}", o.min_lr, o.lr, o.lr);
+  if (!(o.adam_eps > 0)) report(problems, "adam-eps {} must be positive; try 1e-8", o.adam_eps);
+  in_range(problems, "adam-beta1", o.adam_beta1, 0.9);
+  in_range(problems, "adam-beta2", o.adam_beta2, 0.95);
+  const int64_t decay_iters = o.lr_decay_iters > 0 ? o.lr_decay_iters : config.training.train_iters;
+  if (decay_iters > 0 && o.lr_warmup_iters > decay_iters)
+    report(problems,
+           "lr-warmup-iters {} is more than the {} steps of the schedule (lr-decay-iters, or "
+           "train-iters); the nearest is {}",
+           o.lr_warmup_iters, decay_iters, decay_iters);
+}
+
+// What architecture and options describe, and this version does not do.
+void validate_support(Problems& problems, const RunConfig& config) {
+  const ParallelConfig& p = config.parallel;
+  const std::pair<std::string_view, int64_t> sizes[] = {
+      {"tensor-model-parallel-size", p.tensor_model_parallel_size},
+      {"pipeline-model-parallel-size", p.pipeline_model_parallel_size},
+      {"context-parallel-size", p.context_parallel_size},
+      {"expert-model-parallel-size", p.expert_model_parallel_size},
+      {"expert-tensor-parallel-size", p.expert_tensor_parallel_size}};
+  for (const auto& [option, size] : sizes)
+    if (size > 1)
+      report(problems, "{} {} is not supported by this version yet; use 1", option, size);
+  if (p.sequence_parallel)
+    report(problems,
+           "sequence-parallel is not supported by this version yet; use "
+           "no-sequence-parallel");
+  if (config.model.num_experts > 0)
+    report(problems, "num-experts {} is not supported by this version yet; use 0 (dense)",
+           config.model.num_experts);
+  if (config.training.device == DeviceChoice::cuda)
+    report(problems, "device cuda is not supported by this version yet; use cpu");
+}
+
+void validate_prefixes(Problems& problems, std::string_view option,
+                       const std::vector<std::string>& words) {
+  if (words.empty()) return;
+  try {
+    for (const auto& prefix : parse_blend(words).prefixes)
+      for (const char* ending : {".idx", ".bin"})
+        if (!std::filesystem::exists(prefix + ending))
+          report(problems, "{} {}: there is no file {}{}; `phalanx prepare` makes it", option,
+                 prefix, prefix, ending);
+  } catch (const UsageError& error) {
+    report(problems, "{}: {}", option, error.what());
+  }
+}
+
+void validate_data(Problems& problems, const DataConfig& data) {
+  if (data.mock_data) return;
+  if (data.data_path.empty() && data.train_data_path.empty())
+    report(problems,
+           "data-path is empty: give the prefix that `phalanx prepare` wrote, or "
+           "mock-data");
+  if (!data.data_path.empty() && !data.train_data_path.empty())
+    report(problems, "data-path and train-data-path contradict each other; give one");
+  validate_prefixes(problems, "data-path", data.data_path);
+  validate_prefixes(problems, "train-data-path", data.train_data_path);
+  validate_prefixes(problems, "valid-data-path", data.valid_data_path);
+  validate_prefixes(problems, "test-data-path", data.test_data_path);
+}
+
+}  // namespace
+
+void apply_preset(RunConfig& config, const ModelPreset& preset) {
+  config.model = preset.model;
+  config.optimizer = preset.optimizer;
+  config.data.seq_length = preset.seq_length;
+  config.training.global_batch_size = preset.global_batch_size;
+}
+
+std::vector<std::string> validate(const RunConfig& config, int64_t world_size) {
+  Problems problems = validate(config.model, config.data.seq_length);
+  append(problems, validate(config.parallel, world_size));
+  validate_batches(problems, config, world_size);
+  validate_training(problems, config.training);
+  validate_optimizer(problems, config);
+  validate_support(problems, config);
+  validate_data(problems, config.data);
+  return problems;
+}
+
+}  // namespace phalanx

@@ -1,0 +1,48 @@
+// How much memory a run needs, known and compared with the machine before any of it is taken.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/config.h"
+#include "core/model/phd_stage.h"
+
+namespace phalanx {
+
+/// Bytes of one rank.
+struct MemoryNeeds {
+  int64_t weights = 0;
+  int64_t gradients = 0;
+  int64_t optimizer = 0;    // this rank's shard of masters and moments
+  int64_t activations = 0;  // kept between forward and backward, all slots
+  int64_t scratch = 0;      // activations' scratch and fixed tables
+  int64_t num_slots = 1;
+  std::vector<std::pair<std::string, int64_t>> largest;  // activations at their peak
+
+  int64_t total() const { return weights + gradients + optimizer + activations + scratch; }
+};
+
+/// Needs of training with the parameters registered in `store`, `num_slots` micro-batches in
+/// flight.
+struct MemoryQuestion {
+  const ParameterStore& store;
+  const ProcessGroup& dp_cp;
+  int64_t bucket_size;
+  StageShape shape;
+  DType dtype;
+  int64_t num_slots;
+};
+MemoryNeeds memory_needs(PhdStage& stage, const MemoryQuestion& question);
+
+/// The table printed at the start of a run, several lines.
+std::string memory_table(const MemoryNeeds& needs);
+
+/// MemAvailable of /proc/meminfo text, in bytes; -1 if it is not there.
+int64_t parse_available_memory(const std::string& meminfo);
+
+/// Throws UsageError, on all ranks alike, if the ranks of any machine need more than it has
+/// available. Collective over `world`.
+void check_memory(const MemoryNeeds& needs, ProcessGroup& world);
+
+}  // namespace phalanx

@@ -1,0 +1,26 @@
+// A training run from configuration to final weights.
+#pragma once
+
+#include <string>
+
+#include "core/config.h"
+#include "kernels/backend.h"
+#include "parallel/device_mesh.h"
+#include "parallel/process_groups.h"
+
+namespace phalanx {
+
+struct TrainingResult {
+  double final_loss;       // cross-entropy of the last step that was not skipped; NaN if none
+  double validation_loss;  // of the last evaluation; NaN without validation data
+  int64_t steps;           // done, fewer than asked for if the run was stopped
+};
+
+/// Trains as `config` says and writes RUN/config.ini (the text `config_ini`), metrics.jsonl,
+/// tensorboard/ and weights.h5. Prints the plan before it takes memory; throws UsageError if it
+/// does not fit. Ends after the current step when `stop_requested()` is set on any rank. Collective
+/// over the world.
+TrainingResult run_training(const RunConfig& config, const std::string& config_ini,
+                            Backend& backend, ProcessGroups& groups, const DeviceMesh& mesh);
+
+}  // namespace phalanx

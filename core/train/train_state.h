@@ -1,0 +1,44 @@
+// TrainState: everything a training step changes or needs, by reference to its owners.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/model/phd_stage.h"
+#include "parallel/distributed_optimizer.h"
+#include "parallel/gradient_buffer.h"
+#include "parallel/optimizer_config.h"
+#include "parallel/pipeline_schedule.h"
+#include "parallel/process_groups.h"
+
+namespace phalanx {
+
+/// What a step reads and never changes.
+struct StepConfig {
+  OptimizerConfig optimizer;
+  int64_t train_iters = 0;
+  double z_loss_coeff = 0.0;
+  int64_t max_skipped_in_row = 10;
+};
+
+/// Counts of the run so far; the same on every rank.
+struct TrainCounters {
+  int64_t step = 0;  // steps done, skipped ones included
+  int64_t consumed_samples = 0;
+  int64_t consumed_tokens = 0;  // positions of original tokens
+  int64_t skipped_steps = 0;
+  int64_t skipped_in_row = 0;
+};
+
+/// Owns the counters and the schedule; the rest belongs to the trainer and outlives it. One thread.
+struct TrainState {
+  StepConfig config;
+  std::vector<PipelineAction> schedule;
+  PhdStage& stage;
+  GradientBuffer& gradients;
+  DistributedOptimizer& optimizer;
+  ProcessGroups& groups;
+  TrainCounters counters = {};
+};
+
+}  // namespace phalanx

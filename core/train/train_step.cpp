@@ -1,0 +1,81 @@
+// The training step.
+#include "core/train/train_step.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/train/learning_rate.h"
+
+namespace phalanx {
+namespace {
+
+/// Local sums over the step become global means.
+void reduce_losses(StepMetrics& metrics, const LossSums& sums, ProcessGroup& group) {
+  const auto tokens = static_cast<double>(metrics.loss_tokens);
+  metrics.loss = group.all_reduce(sums.cross_entropy, ReduceOp::sum) / tokens;
+  metrics.z_loss = group.all_reduce(sums.z, ReduceOp::sum) / tokens;
+}
+
+/// The same answer on every rank, whatever rounding did to each one's copy of the sums.
+bool any_rank_not_finite(const TrainState& state, const StepMetrics& metrics) {
+  const double objective = metrics.loss + state.config.z_loss_coeff * metrics.z_loss;
+  const bool finite = std::isfinite(objective) && std::isfinite(metrics.gradient_norm);
+  return state.groups.world->all_reduce(int64_t{finite ? 0 : 1}, ReduceOp::max) != 0;
+}
+
+void count_step(TrainCounters& counters, const GlobalBatch& batch, const StepMetrics& metrics) {
+  ++counters.step;
+  counters.consumed_samples += batch.num_samples;
+  counters.consumed_tokens += metrics.tokens;
+  counters.skipped_steps += metrics.skipped ? 1 : 0;
+  counters.skipped_in_row = metrics.skipped ? counters.skipped_in_row + 1 : 0;
+}
+
+}  // namespace
+
+int64_t count_loss_tokens(const GlobalBatch& batch, ProcessGroup& group) {
+  int64_t count = 0;
+  for (const MicroBatch& micro_batch : batch.micro_batches)
+    count += std::count_if(micro_batch.targets.begin(), micro_batch.targets.end(),
+                           [](int32_t target) { return target != kIgnoreTarget; });
+  return group.all_reduce(count, ReduceOp::sum);
+}
+
+StepMetrics train_step(TrainState& state, BatchLoader& loader) {
+  const GlobalBatch& batch = loader.next();
+  StepMetrics metrics;
+  metrics.tokens = batch.num_samples * batch.micro_batches.front().positions;
+  metrics.loss_tokens = count_loss_tokens(batch, *state.groups.dp_cp);
+  check(metrics.loss_tokens > 0, "no token of step ", state.counters.step + 1,
+        " has a loss; are all its targets masked?");
+  state.gradients.zero();
+  state.stage.begin_step(batch.micro_batches, metrics.loss_tokens, state.gradients);
+  run_pipeline(state.schedule, state.stage, *state.groups.pp);
+  state.gradients.finish_sync();
+  reduce_losses(metrics, state.stage.loss_sums(), *state.groups.dp_cp);
+  metrics.gradient_norm = state.optimizer.gradient_norm();
+  // Skipped steps are no updates, so that a skip does not shorten the warm-up (as Megatron).
+  metrics.learning_rate =
+      learning_rate(state.config.optimizer, state.config.train_iters, state.optimizer.num_steps());
+  metrics.skipped = any_rank_not_finite(state, metrics);
+  if (!metrics.skipped) {
+    state.optimizer.step(metrics.learning_rate,
+                         clip_factor(metrics.gradient_norm, state.config.optimizer.clip_grad));
+    state.optimizer.gather_parameters();
+  }
+  count_step(state.counters, batch, metrics);
+  return metrics;
+}
+
+void stop_if_diverged(const TrainState& state, const StepMetrics& metrics) {
+  const TrainCounters& counters = state.counters;
+  check(!metrics.skipped || counters.skipped_in_row < state.config.max_skipped_in_row, "step ",
+        counters.step, ": loss or gradient is not finite for ", counters.skipped_in_row,
+        " steps in a row (loss ", metrics.loss, ", z loss ", metrics.z_loss, ", gradient norm ",
+        metrics.gradient_norm, ", learning rate ", metrics.learning_rate,
+        "): the run has diverged. Lower --lr, lengthen --lr-warmup-iters, or raise "
+        "--max-skipped-in-row ",
+        state.config.max_skipped_in_row);
+}
+
+}  // namespace phalanx

@@ -1,0 +1,212 @@
+// Builds and runs a training run.
+#include "core/train/trainer.h"
+
+#include <filesystem>
+#include <fstream>
+
+#include "core/model/model_cost.h"
+#include "core/train/peak_flops.h"
+#include "core/train/stop_flag.h"
+#include "core/train/weights_file.h"
+
+namespace phalanx {
+namespace {
+
+constexpr double kTera = 1e12;
+
+double flops_per_token(const RunConfig& config) {
+  const ModelCost cost = model_cost(config.model, config.data.seq_length);
+  return cost.forward_flops_per_token + cost.backward_flops_per_token;
+}
+
+SequenceParallel sequence_parallel(const ParallelConfig& config) {
+  return config.sequence_parallel ? SequenceParallel::on : SequenceParallel::off;
+}
+
+/// A second run into the same folder starts new records and keeps the last ones.
+void set_aside(const std::string& path) {
+  if (std::filesystem::exists(path)) std::filesystem::rename(path, path + ".previous");
+}
+
+void write_text(const std::string& path, const std::string& text) {
+  std::ofstream file(path, std::ios::trunc);
+  file << text << std::flush;
+  check(file.good(), "cannot write ", path, "; is the run folder writable and the disk not full?");
+}
+
+RunSetup checked_setup(const RunConfig& config, const ProcessGroups& groups) {
+  RunSetup setup = make_run_setup(config, groups.dp->size());
+  check_usage(!config.training.run_dir.empty(),
+              "--run-dir is needed: the folder for the run's "
+              "files");
+  check_usage(setup.config.training.train_iters > 0, "train-iters ",
+              setup.config.training.train_iters,
+              " must be at least 1; give --train-iters, or --train-samples of at least one global "
+              "batch");
+  return setup;
+}
+
+}  // namespace
+
+Trainer::Trainer(const RunConfig& config, Backend& backend, ProcessGroups& groups)
+    : setup_(checked_setup(config, groups)),
+      backend_(backend),
+      groups_(groups),
+      stage_(setup_.config.model, store_, backend, groups,
+             sequence_parallel(setup_.config.parallel)) {
+  // The loaders come first: data and batch sizes are what users get wrong most often.
+  const TrainingConfig& training = setup_.config.training;
+  const int64_t samples = training.train_iters * training.global_batch_size;
+  loader_ =
+      make_batch_loader(setup_.config.data, DataSplit::train,
+                        make_batch_plan(setup_.config, *groups.dp, samples), setup_.vocabulary);
+  const int64_t held_out = training.eval_iters * training.global_batch_size;
+  if (held_out > 0 && has_data(setup_.config.data, DataSplit::valid))
+    validation_set_ = std::make_unique<ValidationSet>(
+        setup_.config.data, make_batch_plan(setup_.config, *groups.dp, held_out),
+        setup_.vocabulary);
+  schedule_ =
+      one_forward_one_backward_schedule(groups.pp->rank(), groups.pp->size(), num_micro_batches());
+  memory_ = memory_needs(stage_, memory_question());
+  if (backend.device() == Device::cpu) check_memory(memory_, *groups.world);
+  allocate();
+}
+
+int64_t Trainer::num_micro_batches() const {
+  const TrainingConfig& training = setup_.config.training;
+  return training.global_batch_size / (training.micro_batch_size * groups_.dp->size());
+}
+
+MemoryQuestion Trainer::memory_question() const {
+  return {.store = store_,
+          .dp_cp = *groups_.dp_cp,
+          .bucket_size = setup_.config.parallel.ddp_bucket_size,
+          .shape = {setup_.config.data.seq_length, setup_.config.training.micro_batch_size},
+          .dtype = compute_dtype(setup_.config.training.precision),
+          .num_slots = max_in_flight(schedule_)};
+}
+
+void Trainer::allocate() {
+  const RunConfig& config = setup_.config;
+  const MemoryQuestion plan = memory_question();
+  store_.allocate(backend_, plan.dtype);
+  gradients_ = std::make_unique<GradientBuffer>(
+      store_, backend_, *groups_.dp_cp,
+      GradientBuffer::Options{.bucket_size = plan.bucket_size,
+                              .overlap = config.parallel.overlap_grad_reduce});
+  optimizer_ = std::make_unique<DistributedOptimizer>(store_, *gradients_, backend_, groups_,
+                                                      config.optimizer);
+  optimizer_->initialise(static_cast<uint64_t>(config.training.seed));
+  stage_.allocate(plan.shape, plan.dtype, plan.num_slots);
+  state_.emplace(TrainState{.config = {.optimizer = config.optimizer,
+                                       .train_iters = config.training.train_iters,
+                                       .z_loss_coeff = config.model.z_loss_coeff,
+                                       .max_skipped_in_row = config.training.max_skipped_in_row},
+                            .schedule = schedule_,
+                            .stage = stage_,
+                            .gradients = *gradients_,
+                            .optimizer = *optimizer_,
+                            .groups = groups_});
+  const double given = config.training.peak_tflops * kTera;
+  peak_flops_ = given > 0 ? given : measure_peak_flops(backend_, plan.dtype);
+}
+
+std::string Trainer::describe(const DeviceMesh& mesh) const {
+  const RunConfig& config = setup_.config;
+  const TrainingConfig& training = config.training;
+  const ParameterCount count = parameter_count(config.model);
+  const ModelCost cost = model_cost(config.model, config.data.seq_length);
+  std::string text;
+  const auto add = [&](const std::string& line) { text += " " + line + "\n"; };
+  add(fmt::format("ranks: {} (data parallel {}, tensor {}, pipeline {}, context {})",
+                  mesh.world_size(), mesh.size(MeshAxis::dp), mesh.size(MeshAxis::tp),
+                  mesh.size(MeshAxis::pp), mesh.size(MeshAxis::cp)));
+  add(fmt::format("parameters: {} (embedding {}, attention {}, feed-forward {}, norms {}, head {})",
+                  count.total, count.embedding, count.attention, count.feed_forward, count.norms,
+                  count.head));
+  add(fmt::format("model FLOPs per token: {:.4e} forward, {:.4e} backward",
+                  cost.forward_flops_per_token, cost.backward_flops_per_token));
+  add(fmt::format("steps: {} of {} sequences x {} tokens, {} micro-batch(es) per rank",
+                  training.train_iters, training.global_batch_size, config.data.seq_length,
+                  num_micro_batches()));
+  add(fmt::format("peak of one rank: {:.4f} TFLOP/s ({})", peak_flops_ / kTera,
+                  training.peak_tflops > 0 ? "given" : "measured"));
+  if (validation_set_ != nullptr)
+    add(fmt::format("validation samples: {}", validation_set_->num_samples()));
+  return text + memory_table(memory_);
+}
+
+void Trainer::open_logs(const std::string& config_ini) {
+  if (!is_first_rank()) return;
+  const TrainingConfig& training = setup_.config.training;
+  std::filesystem::create_directories(training.run_dir);
+  write_text(training.run_dir + "/config.ini", config_ini);
+  const std::string metrics = training.run_dir + "/metrics.jsonl";
+  set_aside(metrics);
+  const std::string tensorboard = training.tensorboard_dir.empty()
+                                      ? training.run_dir + "/tensorboard"
+                                      : training.tensorboard_dir;
+  log_ = std::make_unique<MetricsLog>(RunFacts{.train_iters = training.train_iters,
+                                               .global_batch_size = training.global_batch_size,
+                                               .log_interval = training.log_interval,
+                                               .num_ranks = groups_.world->size(),
+                                               .flops_per_token = flops_per_token(setup_.config),
+                                               .peak_flops = peak_flops_,
+                                               .log_z_loss = setup_.config.model.z_loss_coeff != 0},
+                                      MetricsLog::Files{metrics, tensorboard});
+}
+
+bool Trainer::step() {
+  const auto begin = std::chrono::steady_clock::now();
+  last_metrics_ = train_step(*state_, *loader_);
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  if (log_ != nullptr) log_->step(state_->counters, last_metrics_, seconds);
+  stop_if_diverged(*state_, last_metrics_);
+  if (!last_metrics_.skipped) result_.final_loss = last_metrics_.loss;
+  result_.steps = state_->counters.step;
+  // A signal may reach one rank only, or ranks at different steps: all must stop at the same one.
+  const int64_t stop = stop_requested().load() ? 1 : 0;
+  return groups_.world->all_reduce(stop, ReduceOp::max) == 0;
+}
+
+void Trainer::evaluate() {
+  if (validation_set_ == nullptr) return;
+  const ValidationMetrics metrics = validation_set_->evaluate(stage_, *groups_.dp_cp);
+  result_.validation_loss = metrics.loss;
+  if (log_ != nullptr) log_->validation(state_->counters, metrics);
+}
+
+void Trainer::write_weights(const std::string& config_ini) {
+  const WeightsInfo info{.config_ini = config_ini,
+                         .step = state_->counters.step,
+                         .consumed_samples = state_->counters.consumed_samples,
+                         .tokenizer_hash = setup_.vocabulary.tokenizer_hash};
+  const std::string path = weights_path(setup_.config.training.run_dir);
+  save_weights(path, info, {store_, *optimizer_, backend_, groups_});
+  if (log_ != nullptr) log_->message("weights written to " + path);
+}
+
+TrainingResult Trainer::run(const std::string& config_ini) {
+  open_logs(config_ini);
+  const TrainingConfig& training = setup_.config.training;
+  bool going_on = true;
+  int64_t evaluated_step = -1;
+  while (going_on && counters().step < training.train_iters) {
+    going_on = step();
+    if (!going_on || training.eval_interval <= 0) continue;
+    if (counters().step % training.eval_interval != 0) continue;
+    evaluate();
+    evaluated_step = counters().step;
+  }
+  const bool stopped = counters().step < training.train_iters;
+  if (stopped && log_ != nullptr)
+    log_->message(fmt::format("stopped by a signal after step {} of {}; writing the weights",
+                              counters().step, training.train_iters));
+  // A stopped run has little time left, so it does not evaluate.
+  if (!stopped && evaluated_step != counters().step) evaluate();
+  write_weights(config_ini);
+  return result_;
+}
+
+}  // namespace phalanx

@@ -1,0 +1,64 @@
+// Trainer: owns what a training run consists of and goes through its steps.
+#pragma once
+
+#include <limits>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "core/train/memory_needs.h"
+#include "core/train/metrics_log.h"
+#include "core/train/run_setup.h"
+#include "core/train/run_training.h"
+#include "core/train/train_step.h"
+#include "core/train/validation_set.h"
+
+namespace phalanx {
+
+/// Owns parameters, stage, optimizer, loaders and logs of one rank. All methods are collective and
+/// for one thread. Members are in the order they are built: nothing takes memory before the plan
+/// was compared with the machine.
+class Trainer {
+ public:
+  Trainer(const RunConfig& config, Backend& backend, ProcessGroups& groups);
+
+  /// What will run, for people.
+  std::string describe(const DeviceMesh& mesh) const;
+  /// Trains to the end or until a stop is requested, then writes the weights.
+  TrainingResult run(const std::string& config_ini);
+
+  /// One step with its log entries; false when the run is to end after it.
+  bool step();
+  StepMetrics last_metrics() const { return last_metrics_; }
+  const TrainCounters& counters() const { return state_->counters; }
+  const ParameterStore& parameters() const { return store_; }
+
+ private:
+  int64_t num_micro_batches() const;
+  MemoryQuestion memory_question() const;
+  void allocate();
+  void open_logs(const std::string& config_ini);
+  void evaluate();
+  void write_weights(const std::string& config_ini);
+  bool is_first_rank() const { return groups_.world->rank() == 0; }
+
+  RunSetup setup_;
+  Backend& backend_;
+  ProcessGroups& groups_;
+  ParameterStore store_;
+  PhdStage stage_;
+  std::vector<PipelineAction> schedule_;
+  MemoryNeeds memory_;
+  std::unique_ptr<GradientBuffer> gradients_;
+  std::unique_ptr<DistributedOptimizer> optimizer_;
+  std::unique_ptr<BatchLoader> loader_;
+  std::unique_ptr<ValidationSet> validation_set_;  // absent without validation data
+  std::optional<TrainState> state_;
+  double peak_flops_ = 0;
+  std::unique_ptr<MetricsLog> log_;  // rank 0 only
+  StepMetrics last_metrics_;
+  TrainingResult result_{std::numeric_limits<double>::quiet_NaN(),
+                         std::numeric_limits<double>::quiet_NaN(), 0};
+};
+
+}  // namespace phalanx

@@ -1,0 +1,91 @@
+// Files as this floor needs them: buffered writing, memory mapping, and atomic publication (a
+// temporary name in the same folder, fsync, rename), so that no half file passes for a whole one.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace phalanx {
+
+/// A new empty file beside `target` under a name no other process uses. It vanishes with this
+/// object unless `publish` was called. One thread at a time.
+class TemporaryFile {
+ public:
+  /// Creates the file; throws with the folder's name when that is impossible.
+  explicit TemporaryFile(std::string target);
+  ~TemporaryFile();
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  const std::string& target() const { return target_; }
+  /// Makes the content durable. All writers must have flushed.
+  void sync() const;
+  /// Syncs, gives the file its final name and makes that durable too.
+  void publish();
+
+ private:
+  std::string target_;
+  std::string path_;
+  bool published_ = false;
+};
+
+/// Appends bytes to an existing file through a buffer. Errors name the file and the reason.
+class FileWriter {
+ public:
+  explicit FileWriter(const std::string& path);
+  ~FileWriter();  // does not flush: what was not closed is not wanted
+  FileWriter(const FileWriter&) = delete;
+  FileWriter& operator=(const FileWriter&) = delete;
+
+  void write(const void* data, int64_t bytes);
+  template <class T>
+  void write_value(const T& value) {
+    write(&value, sizeof(T));
+  }
+  void flush();
+
+ private:
+  void write_through(const char* data, int64_t bytes);
+  std::string path_;
+  int descriptor_;
+  std::vector<char> buffer_;
+};
+
+/// A file in memory by mmap: shared by every process of a machine, paged in on demand.
+class MappedFile {
+ public:
+  enum class Access { read, write };
+  MappedFile(const std::string& path, Access access);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<const std::byte> bytes() const { return {data_, static_cast<size_t>(size_)}; }
+  /// Only with Access::write.
+  std::byte* writable() { return data_; }
+  /// Tells the kernel that pages will be wanted in no order, so that it does not read ahead.
+  void expect_random_access() const;
+
+ private:
+  std::byte* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+/// Reserves `bytes` for an existing file. Because a mapped write to a full disk kills the process
+/// with SIGBUS, while this throws.
+void reserve_file(const std::string& path, int64_t bytes);
+bool file_exists(const std::string& path);
+/// Size in bytes; throws UsageError when there is no readable regular file of that name.
+int64_t file_bytes(const std::string& path);
+void make_folders(const std::string& folder);
+/// The whole of a small file.
+std::string read_file(const std::string& path);
+/// The part of `path` before its last '/', or ".".
+std::string folder_of(const std::string& path);
+
+}  // namespace phalanx

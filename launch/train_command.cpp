@@ -1,0 +1,66 @@
+// `phalanx train`: options to a running training job on all MPI ranks.
+#include <csignal>
+#include <cstdio>
+
+#include "core/train/run_training.h"
+#include "core/train/stop_flag.h"
+#include "launch/commands.h"
+#include "launch/mpi_ranks.h"
+#include "launch/options.h"
+
+namespace phalanx {
+namespace {
+
+constexpr char kUsage[] =
+    "usage: [mpirun -n N] phalanx train --run-dir RUN --data-path PREFIX --train-iters N "
+    "[options]\n"
+    "Trains a model; writes config.ini, metrics.jsonl, TensorBoard events and weights.h5 into RUN.";
+
+struct TrainTable {
+  SourceOptions sources;
+  RunConfig config;
+  OptionTable table;
+
+  TrainTable() {
+    visit_fields(sources, table);
+    visit_fields(config, table);
+  }
+};
+
+// The first signal ends the run after the step, with weights written; the second ends it at once.
+extern "C" void request_stop(int signal) {
+  stop_requested() = true;
+  std::signal(signal, SIG_DFL);
+}
+
+int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
+  TrainTable options;
+  RunConfig& config = options.config;
+  auto problems = apply_options(arguments, options.table, config);
+  for (auto& problem : validate(config, ranks.size)) problems.push_back(std::move(problem));
+  if (report_problems(problems, ranks)) return 2;
+
+  const DeviceMesh mesh(config.parallel, ranks.size);
+  ProcessGroups groups = make_mpi_process_groups(mesh);
+  const auto backend = make_backend(Device::cpu, static_cast<int>(config.training.threads));
+  std::signal(SIGINT, request_stop);
+  std::signal(SIGTERM, request_stop);
+  const TrainingResult result = run_training(config, config_ini(config), *backend, groups, mesh);
+  if (ranks.rank == 0)
+    std::printf("trained %lld steps, last loss %.4f, validation loss %.4f; everything is in %s\n",
+                static_cast<long long>(result.steps), result.final_loss, result.validation_loss,
+                config.training.run_dir.c_str());
+  return 0;
+}
+
+}  // namespace
+
+int run_train(const Arguments& arguments) {
+  if (wants_help(arguments)) {
+    std::fputs(help_text(kUsage, TrainTable().table).c_str(), stdout);
+    return 0;
+  }
+  return run_on_ranks([&](const Ranks& ranks) { return train_on_ranks(arguments, ranks); });
+}
+
+}  // namespace phalanx
