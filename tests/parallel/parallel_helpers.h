@@ -7,6 +7,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/base/arena.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "parallel/parameter.h"
 
