@@ -54,22 +54,24 @@ Trainer::Trainer(const RunConfig& config, Backend& backend, ProcessGroups& group
       groups_(groups),
       stage_(setup_.config.model, store_, backend, groups,
              sequence_parallel(setup_.config.parallel)) {
-  // The loaders come first: data and batch sizes are what users get wrong most often.
   const TrainingConfig& training = setup_.config.training;
-  const int64_t samples = training.train_iters * training.global_batch_size;
-  loader_ =
-      make_batch_loader(setup_.config.data, DataSplit::train,
-                        make_batch_plan(setup_.config, *groups.dp, samples), setup_.vocabulary);
-  const int64_t held_out = training.eval_iters * training.global_batch_size;
-  if (held_out > 0 && has_data(setup_.config.data, DataSplit::valid))
-    validation_set_ = std::make_unique<ValidationSet>(
-        setup_.config.data, make_batch_plan(setup_.config, *groups.dp, held_out),
-        setup_.vocabulary);
+  const BatchPlan plan =
+      make_batch_plan(setup_.config, *groups.dp, training.train_iters * training.global_batch_size);
+  check_batch_plan(plan);
   schedule_ =
       one_forward_one_backward_schedule(groups.pp->rank(), groups.pp->size(), num_micro_batches());
   memory_ = memory_needs(stage_, memory_question());
   if (backend.device() == Device::cpu) check_memory(memory_, *groups.world);
+  open_data(plan);
   allocate();
+}
+
+void Trainer::open_data(BatchPlan plan) {
+  const RunConfig& config = setup_.config;
+  loader_ = make_batch_loader(config.data, DataSplit::train, plan, setup_.vocabulary);
+  plan.num_samples = config.training.eval_iters * config.training.global_batch_size;
+  if (plan.num_samples > 0 && has_data(config.data, DataSplit::valid))
+    validation_set_ = std::make_unique<ValidationSet>(config.data, plan, setup_.vocabulary);
 }
 
 int64_t Trainer::num_micro_batches() const {
@@ -93,7 +95,8 @@ void Trainer::allocate() {
   gradients_ = std::make_unique<GradientBuffer>(
       store_, backend_, *groups_.dp_cp,
       GradientBuffer::Options{.bucket_size = plan.bucket_size,
-                              .overlap = config.parallel.overlap_grad_reduce});
+                              .overlap = config.parallel.overlap_grad_reduce,
+                              .tp = groups_.tp.get()});
   optimizer_ = std::make_unique<DistributedOptimizer>(store_, *gradients_, backend_, groups_,
                                                       config.optimizer);
   optimizer_->initialise(static_cast<uint64_t>(config.training.seed));

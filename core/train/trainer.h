@@ -36,6 +36,7 @@ class Trainer {
  private:
   int64_t num_micro_batches() const;
   MemoryQuestion memory_question() const;
+  void open_data(BatchPlan plan);
   void allocate();
   void open_logs(const std::string& config_ini);
   void evaluate();

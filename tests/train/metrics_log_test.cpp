@@ -50,7 +50,7 @@ TEST(MetricsLog, TheIterationLineIsMegatrons) {
             " global batch size:  1024 | lm loss: 8.123456E+00 | loss scale: 1.0 |"
             " grad norm: 3.210 | number of skipped iterations:   0 |"
             " number of nan iterations:   0 | tokens/s: 1599 |"
-            " model FLOP utilisation: 79.9% | eta: 711:25:48 |");
+            " model FLOP utilisation: 79.9% | eta: 711:26:28 |");
 }
 
 TEST(MetricsLog, SkippedStepsStayOutOfTheMean) {
