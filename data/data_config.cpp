@@ -3,7 +3,6 @@
 
 #include <cmath>
 #include <cstdlib>
-#include <numeric>
 #include <optional>
 
 #include "data/dataset_manifest.h"

@@ -70,10 +70,9 @@ StepMetrics train_step(TrainState& state, BatchLoader& loader) {
 void stop_if_diverged(const TrainState& state, const StepMetrics& metrics) {
   const TrainCounters& counters = state.counters;
   check(!metrics.skipped || counters.skipped_in_row < state.config.max_skipped_in_row, "step ",
-        counters.step, " is the ", counters.skipped_in_row,
-        "th in a row whose loss or gradient is not finite (loss ", metrics.loss, ", z loss ",
-        metrics.z_loss, ", gradient norm ", metrics.gradient_norm, ", learning rate ",
-        metrics.learning_rate,
+        counters.step, ": loss or gradient is not finite for ", counters.skipped_in_row,
+        " steps in a row (loss ", metrics.loss, ", z loss ", metrics.z_loss, ", gradient norm ",
+        metrics.gradient_norm, ", learning rate ", metrics.learning_rate,
         "): the run has diverged. Lower --lr, lengthen --lr-warmup-iters, or raise "
         "--max-skipped-in-row ",
         state.config.max_skipped_in_row);

@@ -1,0 +1,284 @@
+// The HDF5 C API behind hdf5_file.h.
+#include "data/hdf5_file.h"
+
+#include <hdf5.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "kernels/base/error.h"
+
+namespace phalanx {
+namespace {
+
+constexpr hid_t kClosed = -1;
+
+/// The innermost reason in HDF5's error stack.
+std::string hdf5_reason() {
+  std::string reason;
+  const auto take_first = [](unsigned, const H5E_error2_t* error, void* out) -> herr_t {
+    auto& text = *static_cast<std::string*>(out);
+    if (text.empty() && error->desc != nullptr) text = error->desc;
+    return 0;
+  };
+  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_first, &reason);
+  H5Eclear2(H5E_DEFAULT);
+  return reason.empty() ? "unknown HDF5 error" : reason;
+}
+
+/// Any HDF5 identifier; closed by `Close`.
+template <herr_t (*Close)(hid_t)>
+class Handle {
+ public:
+  template <class... Place>
+  explicit Handle(hid_t value, const Place&... place) : value_(value) {
+    if (value_ < 0) fail(place..., ": ", hdf5_reason());
+  }
+  ~Handle() { Close(value_); }
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+  operator hid_t() const { return value_; }  // NOLINT(google-explicit-constructor)
+
+ private:
+  hid_t value_;
+};
+using Dataset = Handle<H5Dclose>;
+using Space = Handle<H5Sclose>;
+using Type = Handle<H5Tclose>;
+using Property = Handle<H5Pclose>;
+using Attribute = Handle<H5Aclose>;
+using Object = Handle<H5Oclose>;
+
+/// HDF5 prints every error to stderr by default; here they become exceptions.
+void silence() {
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+}
+
+hid_t file_type(DType dtype) {
+  switch (dtype) {
+    case DType::f64:
+      return H5T_IEEE_F64LE;
+    case DType::f32:
+      return H5T_IEEE_F32LE;
+    case DType::bf16:
+      return H5T_STD_U16LE;
+    case DType::i64:
+      return H5T_STD_I64LE;
+    case DType::i32:
+      return H5T_STD_I32LE;
+    case DType::u8:
+      return H5T_STD_U8LE;
+  }
+  return kClosed;
+}
+
+using Sizes = std::array<hsize_t, Shape::kMaxRank>;
+
+Sizes sizes_of(const Shape& shape) {
+  Sizes sizes{};
+  for (int dim = 0; dim < shape.rank(); ++dim)
+    sizes[static_cast<size_t>(dim)] = static_cast<hsize_t>(shape[dim]);
+  return sizes;
+}
+
+hid_t make_space(const Shape& shape) {
+  if (shape.rank() == 0) return H5Screate(H5S_SCALAR);
+  return H5Screate_simple(shape.rank(), sizes_of(shape).data(), nullptr);
+}
+
+}  // namespace
+
+Hdf5File::Hdf5File(std::string path, int64_t handle, std::unique_ptr<TemporaryFile> temporary)
+    : path_(std::move(path)), handle_(handle), temporary_(std::move(temporary)) {
+  check(handle_ >= 0, "cannot open ", path_, " as HDF5: ", handle_ >= 0 ? "" : hdf5_reason());
+}
+
+Hdf5File::Hdf5File(Hdf5File&& other) noexcept
+    : path_(std::move(other.path_)),
+      handle_(std::exchange(other.handle_, kClosed)),
+      temporary_(std::move(other.temporary_)) {}
+
+Hdf5File::~Hdf5File() {
+  if (handle_ >= 0) H5Fclose(handle_);
+}
+
+Hdf5File Hdf5File::create(const std::string& path) {
+  silence();
+  auto temporary = std::make_unique<TemporaryFile>(path);
+  const hid_t handle =
+      H5Fcreate(temporary->path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+  return {path, handle, std::move(temporary)};
+}
+
+Hdf5File Hdf5File::open(const std::string& path) {
+  silence();
+  check_usage(file_exists(path), "there is no file ", path);
+  return {path, H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), nullptr};
+}
+
+int64_t Hdf5File::open_object(const std::string& name) const {
+  return H5Oopen(handle_, name.c_str(), H5P_DEFAULT);
+}
+
+void Hdf5File::create_dataset(const std::string& name, const Shape& shape, DType dtype) {
+  {
+    const Space space(make_space(shape), path_, ": ", name, " ", shape.to_string());
+    const Property links(H5Pcreate(H5P_LINK_CREATE), path_, ": ", name);
+    H5Pset_create_intermediate_group(links, 1);
+    const Dataset dataset(
+        H5Dcreate2(handle_, name.c_str(), file_type(dtype), space, links, H5P_DEFAULT, H5P_DEFAULT),
+        path_, ": cannot create the dataset ", name);
+  }
+  if (dtype == DType::bf16) set_attribute(name, "dtype", "bf16");
+}
+
+Shape Hdf5File::shape(const std::string& name) const {
+  const Dataset dataset(H5Dopen2(handle_, name.c_str(), H5P_DEFAULT), path_, ": no dataset ", name);
+  const Space space(H5Dget_space(dataset), path_, ": ", name);
+  const int rank = H5Sget_simple_extent_ndims(space);
+  check(rank >= 0 && rank <= Shape::kMaxRank, path_, ": ", name, " has ", rank,
+        " dims; at most 5 are possible");
+  Sizes sizes{};
+  H5Sget_simple_extent_dims(space, sizes.data(), nullptr);
+  const auto s = [&](size_t dim) { return static_cast<int64_t>(sizes[dim]); };
+  switch (rank) {
+    case 0:
+      return {};
+    case 1:
+      return {s(0)};
+    case 2:
+      return {s(0), s(1)};
+    case 3:
+      return {s(0), s(1), s(2)};
+    case 4:
+      return {s(0), s(1), s(2), s(3)};
+    default:
+      return {s(0), s(1), s(2), s(3), s(4)};
+  }
+}
+
+DType Hdf5File::dtype(const std::string& name) const {
+  if (has_attribute(name, "dtype") && attribute(name, "dtype") == "bf16") return DType::bf16;
+  const Dataset dataset(H5Dopen2(handle_, name.c_str(), H5P_DEFAULT), path_, ": no dataset ", name);
+  const Type type(H5Dget_type(dataset), path_, ": ", name);
+  for (const DType dtype : {DType::f64, DType::f32, DType::i64, DType::i32, DType::u8})
+    if (H5Tequal(type, file_type(dtype)) > 0) return dtype;
+  fail(path_, ": ", name, " has an element type other than f64, f32, bf16, i64, i32, u8");
+}
+
+void Hdf5File::transfer(Direction direction, const std::string& name, int64_t first,
+                        const Tensor& tensor) const {
+  const Shape whole = shape(name);
+  check(tensor.device == Device::cpu, path_, ": ", name, " needs host memory");
+  check(tensor.dtype == dtype(name), path_, ": ", name, " holds ", dtype_name(dtype(name)),
+        ", the tensor ", dtype_name(tensor.dtype));
+  const int64_t rows = tensor.shape.rank() == 0 ? 0 : tensor.shape[0];
+  const bool fits = whole.rank() == 0
+                        ? tensor.shape.rank() == 0 && first == 0
+                        : tensor.shape.rank() == whole.rank() && first >= 0 &&
+                              rows <= whole[0] - first && tensor.shape == whole.with_dim(0, rows);
+  check(fits, path_, ": ", name, " is ", whole.to_string(), "; a tensor ", tensor.shape.to_string(),
+        " at row ", first, " does not fit");
+  if (tensor.numel() == 0) return;
+
+  const Dataset dataset(H5Dopen2(handle_, name.c_str(), H5P_DEFAULT), path_, ": no dataset ", name);
+  const Space memory(make_space(tensor.shape), path_, ": ", name);
+  const Space file(H5Dget_space(dataset), path_, ": ", name);
+  if (whole.rank() > 0) {
+    Sizes start{};
+    start[0] = static_cast<hsize_t>(first);
+    H5Sselect_hyperslab(file, H5S_SELECT_SET, start.data(), nullptr, sizes_of(tensor.shape).data(),
+                        nullptr);
+  }
+  // The stored type serves for memory too, because the host is little-endian like the file.
+  const hid_t type = file_type(tensor.dtype);
+  const herr_t status = direction == Direction::write
+                            ? H5Dwrite(dataset, type, memory, file, H5P_DEFAULT, tensor.data)
+                            : H5Dread(dataset, type, memory, file, H5P_DEFAULT, tensor.data);
+  if (status < 0) fail(path_, ": cannot transfer ", name, ": ", hdf5_reason());
+}
+
+void Hdf5File::write(const std::string& name, const Tensor& tensor) {
+  check(tensor.shape == shape(name), path_, ": ", name, " is ", shape(name).to_string(),
+        ", the tensor ", tensor.shape.to_string());
+  transfer(Direction::write, name, 0, tensor);
+}
+
+void Hdf5File::write_rows(const std::string& name, int64_t first, const Tensor& tensor) {
+  transfer(Direction::write, name, first, tensor);
+}
+
+void Hdf5File::read(const std::string& name, const Tensor& tensor) const {
+  check(tensor.shape == shape(name), path_, ": ", name, " is ", shape(name).to_string(),
+        ", the tensor ", tensor.shape.to_string());
+  transfer(Direction::read, name, 0, tensor);
+}
+
+void Hdf5File::read_rows(const std::string& name, int64_t first, const Tensor& tensor) const {
+  transfer(Direction::read, name, first, tensor);
+}
+
+std::vector<std::string> Hdf5File::datasets() const {
+  std::vector<std::string> names;
+  const auto visit = [](hid_t root, const char* name, const H5L_info_t*, void* out) -> herr_t {
+    const hid_t object = H5Oopen(root, name, H5P_DEFAULT);
+    if (object < 0) return -1;
+    if (H5Iget_type(object) == H5I_DATASET)
+      static_cast<std::vector<std::string>*>(out)->emplace_back(name);
+    return H5Oclose(object);
+  };
+  const herr_t status = H5Lvisit(handle_, H5_INDEX_NAME, H5_ITER_INC, visit, &names);
+  if (status < 0) fail(path_, ": cannot list datasets: ", hdf5_reason());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+void Hdf5File::set_attribute(const std::string& object, const std::string& name,
+                             const std::string& value) {
+  const Object target(open_object(object), path_, ": no object ", object);
+  if (H5Aexists(target, name.c_str()) > 0) H5Adelete(target, name.c_str());
+  const Type type(H5Tcopy(H5T_C_S1), path_, ": attribute ", name);
+  // Variable length, because an attribute of fixed length ends at 64 KiB with its header.
+  H5Tset_size(type, H5T_VARIABLE);
+  H5Tset_cset(type, H5T_CSET_UTF8);
+  const Space space(H5Screate(H5S_SCALAR), path_, ": attribute ", name);
+  const Attribute attribute(H5Acreate2(target, name.c_str(), type, space, H5P_DEFAULT, H5P_DEFAULT),
+                            path_, ": cannot create the attribute ", name, " of ", object);
+  const char* text = value.c_str();
+  if (H5Awrite(attribute, type, &text) < 0)
+    fail(path_, ": cannot write the attribute ", name, " of ", object, ": ", hdf5_reason());
+}
+
+bool Hdf5File::has_attribute(const std::string& object, const std::string& name) const {
+  const Object target(open_object(object), path_, ": no object ", object);
+  return H5Aexists(target, name.c_str()) > 0;
+}
+
+std::string Hdf5File::attribute(const std::string& object, const std::string& name) const {
+  const Object target(open_object(object), path_, ": no object ", object);
+  const Attribute attribute(H5Aopen(target, name.c_str(), H5P_DEFAULT), path_, ": ", object,
+                            " has no attribute ", name);
+  const Type stored(H5Aget_type(attribute), path_, ": attribute ", name);
+  check(H5Tget_class(stored) == H5T_STRING, path_, ": attribute ", name, " of ", object,
+        " is not text");
+  if (H5Tis_variable_str(stored) <= 0) {  // fixed length, as other programs write it
+    std::string text(H5Tget_size(stored), '\0');
+    if (H5Aread(attribute, stored, text.data()) < 0) fail(path_, ": ", name, ": ", hdf5_reason());
+    return text.substr(0, text.find('\0'));
+  }
+  char* text = nullptr;
+  if (H5Aread(attribute, stored, &text) < 0) fail(path_, ": ", name, ": ", hdf5_reason());
+  const std::string value = text == nullptr ? "" : text;
+  H5free_memory(text);
+  return value;
+}
+
+void Hdf5File::publish() {
+  check(temporary_ != nullptr && handle_ >= 0, path_, " is not a file being written");
+  const herr_t status = H5Fclose(std::exchange(handle_, kClosed));
+  if (status < 0) fail(path_, ": cannot close: ", hdf5_reason());
+  temporary_->publish();
+}
+
+}  // namespace phalanx

@@ -1,0 +1,63 @@
+// HDF5 files: named tensors and text attributes. A thin layer over the serial C library that closes
+// what it opens and turns errors into exceptions naming file and object.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/file_io.h"
+#include "kernels/base/tensor.h"
+
+namespace phalanx {
+
+/// One open file. HDF5 is not thread-safe: all files of a process belong to one thread at a time.
+/// Tensors are host memory. f64, f32, i64, i32 and u8 are stored as such (little-endian), bf16 as
+/// 16-bit words with the attribute "dtype" = "bf16".
+class Hdf5File {
+ public:
+  /// A new file under a temporary name; it gets the name `path` by `publish` and vanishes without.
+  static Hdf5File create(const std::string& path);
+  /// An existing file, for reading.
+  static Hdf5File open(const std::string& path);
+  ~Hdf5File();
+  Hdf5File(Hdf5File&&) noexcept;
+  Hdf5File& operator=(Hdf5File&&) = delete;
+
+  /// Adds a dataset; groups in `name` ("a/b/weight") are made as needed.
+  void create_dataset(const std::string& name, const Shape& shape, DType dtype);
+  /// Writes all of an existing dataset of that shape and dtype.
+  void write(const std::string& name, const Tensor& tensor);
+  /// Writes entries [first, first + tensor.shape[0]) of the outermost dim.
+  void write_rows(const std::string& name, int64_t first, const Tensor& tensor);
+  /// Reads all of a dataset into a tensor of the same shape and dtype.
+  void read(const std::string& name, const Tensor& tensor) const;
+  void read_rows(const std::string& name, int64_t first, const Tensor& tensor) const;
+
+  Shape shape(const std::string& name) const;
+  DType dtype(const std::string& name) const;
+  /// Full names of all datasets, sorted.
+  std::vector<std::string> datasets() const;
+
+  /// Text attributes of an object: a dataset, a group, or "/" for the file.
+  void set_attribute(const std::string& object, const std::string& name, const std::string& value);
+  std::string attribute(const std::string& object, const std::string& name) const;
+  bool has_attribute(const std::string& object, const std::string& name) const;
+
+  /// Closes a created file, makes it durable and gives it its name. Nothing else may follow.
+  void publish();
+
+ private:
+  Hdf5File(std::string path, int64_t handle, std::unique_ptr<TemporaryFile> temporary);
+  enum class Direction { read, write };
+  void transfer(Direction direction, const std::string& name, int64_t first,
+                const Tensor& tensor) const;
+  int64_t open_object(const std::string& name) const;
+
+  std::string path_;  // for messages
+  int64_t handle_;    // hid_t, kept out of the header
+  std::unique_ptr<TemporaryFile> temporary_;
+};
+
+}  // namespace phalanx

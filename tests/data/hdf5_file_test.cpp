@@ -1,0 +1,145 @@
+// HDF5 files: tensors, rows, attributes, publication, and errors that name file and object.
+#include "data/hdf5_file.h"
+
+#include <gmock/gmock.h>
+#include <hdf5.h>
+
+#include "tests/data/data_helpers.h"
+
+namespace phalanx {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+TEST(Hdf5File, TensorsOfEveryTypeComeBack) {
+  const TemporaryFolder folder;
+  std::vector<float> f32 = {1.5F, -2.0F, 3.25F, 4.0F, 5.0F, 6.0F};
+  std::vector<double> f64 = {0.1, 0.2};
+  std::vector<BFloat16> bf16 = {1.0F, -0.5F, 3.0F};
+  std::vector<int64_t> i64 = {int64_t{1} << 40, -1};
+  std::vector<int32_t> i32 = {7};
+  std::vector<uint8_t> u8 = {0, 255};
+  {
+    Hdf5File file = Hdf5File::create(folder / "w.h5");
+    const auto put = [&](const char* name, const Tensor& tensor) {
+      file.create_dataset(name, tensor.shape, tensor.dtype);
+      file.write(name, tensor);
+    };
+    put("layers.00/attention/weight", cpu_tensor(f32.data(), {2, 3}));
+    put("f64", cpu_tensor(f64.data(), {2}));
+    put("bf16", cpu_tensor(bf16.data(), {1, 3, 1}));
+    put("i64", cpu_tensor(i64.data(), {2, 1, 1, 1, 1}));
+    put("i32", cpu_tensor(i32.data(), {}));
+    put("u8", cpu_tensor(u8.data(), {2}));
+    put("empty", cpu_tensor(u8.data(), {0, 4}));
+    EXPECT_FALSE(file_exists(folder / "w.h5"));
+    file.publish();
+  }
+  EXPECT_THAT(folder.files(), ElementsAre("w.h5"));
+  const Hdf5File file = Hdf5File::open(folder / "w.h5");
+  EXPECT_THAT(file.datasets(), ElementsAre("bf16", "empty", "f64", "i32", "i64",
+                                           "layers.00/attention/weight", "u8"));
+  const auto expect_same = [&]<class T>(const char* name, const std::vector<T>& expected) {
+    std::vector<T> values(expected.size());
+    EXPECT_EQ(file.dtype(name), DTypeOf<T>::value);
+    file.read(name, cpu_tensor(values.data(), file.shape(name)));
+    EXPECT_EQ(std::memcmp(values.data(), expected.data(), values.size() * sizeof(T)), 0) << name;
+  };
+  expect_same("layers.00/attention/weight", f32);
+  expect_same("f64", f64);
+  expect_same("bf16", bf16);
+  expect_same("i64", i64);
+  expect_same("i32", i32);
+  expect_same("u8", u8);
+  EXPECT_EQ(file.shape("i64").rank(), 5);
+  EXPECT_EQ(file.shape("empty").to_string(), "[0, 4]");
+}
+
+TEST(Hdf5File, RowsAreWrittenAndReadApart) {
+  const TemporaryFolder folder;
+  std::vector<float> values = {0, 1, 2, 3, 4, 5, 6, 7};
+  {
+    Hdf5File file = Hdf5File::create(folder / "w.h5");
+    file.create_dataset("w", {4, 2}, DType::f32);
+    file.write_rows("w", 3, cpu_tensor(values.data() + 6, {1, 2}));
+    file.write_rows("w", 0, cpu_tensor(values.data(), {3, 2}));
+    file.publish();
+  }
+  const Hdf5File file = Hdf5File::open(folder / "w.h5");
+  std::vector<float> rows(4);
+  file.read_rows("w", 2, cpu_tensor(rows.data(), {2, 2}));
+  EXPECT_THAT(rows, ElementsAre(4, 5, 6, 7));
+  EXPECT_THAT(message_of([&] {
+                file.read_rows("w", 3, cpu_tensor(rows.data(), {2, 2}));
+              }),
+              HasSubstr("w is [4, 2]; a tensor [2, 2] at row 3 does not fit"));
+  EXPECT_THROW(file.read_rows("w", -1, cpu_tensor(rows.data(), {2, 2})), Error);
+  EXPECT_THROW(file.read_rows("w", 0, cpu_tensor(rows.data(), {4, 1})), Error);
+  EXPECT_THROW(file.read("w", cpu_tensor(rows.data(), {2, 2})), Error);
+}
+
+TEST(Hdf5File, AttributesHoldLongTexts) {
+  const TemporaryFolder folder;
+  const std::string config(200'000, 'x');
+  {
+    Hdf5File file = Hdf5File::create(folder / "w.h5");
+    file.create_dataset("g/w", {1}, DType::i64);
+    file.set_attribute("/", "config", "first");
+    file.set_attribute("/", "config", config);
+    file.set_attribute("g", "kind", "");
+    file.set_attribute("g/w", "unit", "tok\xC3\xA9n");
+    file.publish();
+  }
+  const Hdf5File file = Hdf5File::open(folder / "w.h5");
+  EXPECT_EQ(file.attribute("/", "config"), config);
+  EXPECT_EQ(file.attribute("g", "kind"), "");
+  EXPECT_EQ(file.attribute("g/w", "unit"), "tok\xC3\xA9n");
+  EXPECT_FALSE(file.has_attribute("g/w", "config"));
+  EXPECT_THAT(message_of([&] { file.attribute("g/w", "config"); }),
+              HasSubstr("g/w has no attribute config"));
+}
+
+TEST(Hdf5File, ReadsAttributesOfFixedLength) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "w.h5";
+  const hid_t file = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+  const hid_t type = H5Tcopy(H5T_C_S1);
+  H5Tset_size(type, 8);
+  const hid_t space = H5Screate(H5S_SCALAR);
+  const hid_t attribute = H5Acreate2(file, "a", type, space, H5P_DEFAULT, H5P_DEFAULT);
+  H5Awrite(attribute, type, "abc\0\0\0\0\0");
+  H5Aclose(attribute);
+  H5Sclose(space);
+  H5Tclose(type);
+  H5Fclose(file);
+  EXPECT_EQ(Hdf5File::open(path).attribute("/", "a"), "abc");
+}
+
+TEST(Hdf5File, AnUnpublishedFileVanishes) {
+  const TemporaryFolder folder;
+  { Hdf5File::create(folder / "w.h5").create_dataset("w", {4, 2}, DType::f32); }
+  EXPECT_THAT(folder.files(), IsEmpty());
+}
+
+TEST(Hdf5File, ErrorsNameFileAndObject) {
+  const TemporaryFolder folder;
+  EXPECT_THROW(Hdf5File::open(folder / "none.h5"), UsageError);
+  EXPECT_THROW(Hdf5File::create(folder / "none/w.h5"), UsageError);
+  spit(folder / "w.h5", "not HDF5 at all");
+  EXPECT_THAT(message_of([&] { Hdf5File::open(folder / "w.h5"); }),
+              testing::AllOf(HasSubstr("w.h5"), HasSubstr("HDF5")));
+  Hdf5File file = Hdf5File::create(folder / "v.h5");
+  file.create_dataset("w", {2}, DType::f32);
+  std::vector<double> values(2);
+  EXPECT_THAT(message_of([&] { file.write("w", cpu_tensor(values.data(), {2})); }),
+              HasSubstr("w holds f32, the tensor f64"));
+  EXPECT_THAT(message_of([&] { file.create_dataset("w", {2}, DType::f32); }),
+              testing::AllOf(HasSubstr("v.h5"), HasSubstr("cannot create the dataset w")));
+  EXPECT_THAT(message_of([&] { file.shape("x"); }), HasSubstr("no dataset x"));
+  EXPECT_THROW(Hdf5File::open(folder / "w.h5").publish(), Error);
+}
+
+}  // namespace
+}  // namespace phalanx
