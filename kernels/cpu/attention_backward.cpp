@@ -119,21 +119,33 @@ struct BackwardTile {
   }
 };
 
-/// delta = rowsum(dout * out), summed in the accumulator type.
+/// Dot product of two rows in the accumulator type.
+template <class T>
+typename TileTraits<T>::Real row_dot(const T* a, const T* b, int64_t count) {
+  using Traits = TileTraits<T>;
+  using Real = typename Traits::Real;
+  constexpr int64_t kLanes = Traits::Lanes::kLanes;
+  typename Traits::Type sums{};
+  int64_t d = 0;
+  for (; d + kLanes <= count; d += kLanes) {
+    sums = Traits::load_values(a + d) * Traits::load_values(b + d) + sums;
+  }
+  Real total = 0;
+  for (int64_t i = 0; i < kLanes; ++i) total += sums[i];
+  for (; d < count; ++d) total += static_cast<Real>(a[d]) * static_cast<Real>(b[d]);
+  return total;
+}
+
+/// delta = rowsum(dout * out).
 template <class T>
 void row_dots(const BackwardCall<T>& call, int num_threads) {
-  using Real = typename BackwardCall<T>::Real;
   const AttentionProblem<T>& problem = call.problem;
   const int64_t rows = problem.rows();
   const int64_t total = problem.num_pairs() * rows;
 #pragma omp parallel for schedule(static) num_threads(num_threads)
   for (int64_t row = 0; row < total; ++row) {
     const int64_t index = problem.output_index(row / rows, row % rows);
-    Real sum = 0;
-    for (int64_t d = 0; d < problem.head_dim; ++d) {
-      sum += static_cast<Real>(call.dout[index + d]) * static_cast<Real>(call.out[index + d]);
-    }
-    call.delta[row] = sum;
+    call.delta[row] = row_dot(call.dout + index, call.out + index, problem.head_dim);
   }
 }
 
@@ -184,8 +196,8 @@ void differentiate_keys(BackwardTile<T>& tile, int64_t key, int64_t vector,
       weight = visible ? weight : typename Lanes::Type{};
     }
     dscore[i] = weight * (Lanes::load(tile.dweights + at) - Lanes::load(tile.delta + lane));
-    Tile::Traits::store_row(tile.weights + at, weight);
-    Tile::Traits::store_row(tile.dscores + at, dscore[i]);
+    Tile::Traits::store_values(tile.weights + at, weight);
+    Tile::Traits::store_values(tile.dscores + at, dscore[i]);
   }
   if constexpr (kPack == 2) {
     Tile::Traits::store_interleaved(tile.dscore_columns + key * kTileRows + lane * kPack, dscore[0],
@@ -287,9 +299,8 @@ template <class T, class Real>
 void store_rows(T* target, const Real* sums, int64_t count, const AttentionProblem<T>& problem,
                 double factor) {
   for (int64_t i = 0; i < count; ++i) {
-    for (int64_t d = 0; d < problem.head_dim; ++d) {
-      target[i * problem.head_dim + d] = T(sums[i * problem.width + d] * static_cast<Real>(factor));
-    }
+    store_scaled(target + i * problem.head_dim, sums + i * problem.width, static_cast<Real>(factor),
+                 problem.head_dim);
   }
 }
 

@@ -211,8 +211,23 @@ void load_row(typename TileTraits<T>::Stored* target, const T* source,
               const AttentionProblem<T>& problem) {
   using Stored = typename TileTraits<T>::Stored;
   const int64_t count = source == nullptr ? 0 : problem.head_dim;
-  for (int64_t d = 0; d < count; ++d) target[d] = static_cast<Stored>(source[d]);
+  if constexpr (std::is_same_v<Stored, T>) {
+    std::copy_n(source, count, target);
+  } else {
+    for (int64_t d = 0; d < count; ++d) target[d] = static_cast<Stored>(source[d]);
+  }
   std::fill(target + count, target + problem.width, Stored(0));
+}
+
+/// target = factor * source, rounded to T, for `count` values.
+template <class T, class Real>
+void store_scaled(T* target, const Real* source, Real factor, int64_t count) {
+  using Traits = TileTraits<T>;
+  int64_t d = 0;
+  for (; d + Traits::Lanes::kLanes <= count; d += Traits::Lanes::kLanes) {
+    Traits::store_values(target + d, Traits::Lanes::load(source + d) * factor);
+  }
+  for (; d < count; ++d) target[d] = T(source[d] * factor);
 }
 
 /// `count` consecutive rows as a tile; copied into `buffer` only if they must be padded or widened.
@@ -256,13 +271,15 @@ TileRows<T> pack_interleaved(typename TileTraits<T>::Stored* packed, const TileR
   if constexpr (kPack == 1) {
     return rows;
   } else {
+    constexpr int64_t kLanes = TileTraits<T>::Lanes::kLanes;
+    const Stored zeros[kLanes] = {};
     for (int64_t i = 0; i < count; i += kPack) {
       Stored* target = packed + i * width;
       const Stored* first = rows.data + i * rows.stride;
-      const bool paired = i + 1 < count;
-      for (int64_t d = 0; d < width; ++d) {
-        target[d * kPack] = first[d];
-        target[d * kPack + 1] = paired ? first[rows.stride + d] : Stored(0);
+      const Stored* second = first + rows.stride;
+      for (int64_t d = 0; d < width; d += kLanes) {
+        TileTraits<T>::interleave_values(target + d * kPack, first + d,
+                                         i + 1 < count ? second + d : zeros);
       }
     }
     return {packed, width * kPack};
