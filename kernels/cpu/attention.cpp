@@ -9,13 +9,12 @@
 
 #include <cmath>
 
-#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/attention_cover.h"
+#include "kernels/cpu/attention_rows.h"
 #include "kernels/cpu/cpu_backend.h"
 
 namespace phalanx {
 namespace {
-
-constexpr double kLog2E = 1.4426950408889634074;
 
 /// Everything one thread needs for one query tile.
 template <class T>

@@ -9,13 +9,13 @@
 #include <cmath>
 
 #include "kernels/cpu/attention.h"
-#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/attention_cover.h"
+#include "kernels/cpu/attention_rows.h"
 #include "kernels/cpu/cpu_backend.h"
 
 namespace phalanx {
 namespace {
 
-constexpr double kLog2E = 1.4426950408889634074;
 constexpr int64_t kKeyChunk = 4 * kTileKeys;  // keys of one task when a pair's keys are divided
 
 /// Which gradients a pass over tiles makes.
@@ -118,23 +118,6 @@ struct BackwardTile {
     return {.dk = data, .dv = data + size, .range = range, .width = width};
   }
 };
-
-/// Dot product of two rows in the accumulator type.
-template <class T>
-typename TileTraits<T>::Real row_dot(const T* a, const T* b, int64_t count) {
-  using Traits = TileTraits<T>;
-  using Real = typename Traits::Real;
-  constexpr int64_t kLanes = Traits::Lanes::kLanes;
-  typename Traits::Type sums{};
-  int64_t d = 0;
-  for (; d + kLanes <= count; d += kLanes) {
-    sums = Traits::load_values(a + d) * Traits::load_values(b + d) + sums;
-  }
-  Real total = 0;
-  for (int64_t i = 0; i < kLanes; ++i) total += sums[i];
-  for (; d < count; ++d) total += static_cast<Real>(a[d]) * static_cast<Real>(b[d]);
-  return total;
-}
 
 /// delta = rowsum(dout * out).
 template <class T>

@@ -2,7 +2,7 @@
 // broadcast value at a time, so it may be stored by rows or by columns; B and C by rows.
 #pragma once
 
-#include "kernels/cpu/vector.h"
+#include "kernels/cpu/tile_vector.h"
 
 namespace phalanx {
 
