@@ -17,9 +17,8 @@ TEST(Arena, HandsOutAlignedTensorsAndTakesThemBackInScopes) {
   {
     ArenaScope scope(arena);
     const Tensor second = arena.tensor("second", {100}, DType::bf16);
-    EXPECT_EQ((static_cast<char*>(second.data) - static_cast<char*>(first.data)) %
-                  Arena::kAlignment,
-              0);
+    EXPECT_EQ(
+        (static_cast<char*>(second.data) - static_cast<char*>(first.data)) % Arena::kAlignment, 0);
     EXPECT_GT(arena.used_bytes(), before);
   }
   EXPECT_EQ(arena.used_bytes(), before);

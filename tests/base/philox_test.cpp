@@ -1,4 +1,5 @@
-// The counter RNG: the published test vectors, independence of streams, and the cut normal's moments.
+// The counter RNG: published test vectors, independence of streams, the cut normal's moments.
+// moments.
 #include "kernels/base/philox.h"
 
 #include <gtest/gtest.h>

@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "kernels/cpu/vector.h"
+#include "kernels/cpu/vector_math.h"
 #include "tests/kernels/op_test.h"
 
 namespace {
