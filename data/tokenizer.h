@@ -47,9 +47,9 @@ struct EnumNames<TokenizerType> {
 
 struct TokenizerConfig {
   TokenizerType type = TokenizerType::bytes;
-  std::string model;
-  std::string vocab_file;
-  std::string merge_file;
+  std::string model = {};
+  std::string vocab_file = {};
+  std::string merge_file = {};
 };
 
 template <class Config, class Visitor>

@@ -81,7 +81,7 @@ class Backend {
   struct RmsNormBackward {
     Tensor dx, dweight;  // [rows, H] T; [H] acc
     Tensor dy, x, rstd, weight;
-    Tensor dresidual;  // [rows, H] T, optional; may be dx or dy
+    Tensor dresidual{};  // [rows, H] T, optional; may be dx or dy
   };
   void rms_norm_backward(const RmsNormBackward& arguments);
 
@@ -99,8 +99,8 @@ class Backend {
   /// dx [rows, width] at these heads' columns (others untouched); dweight accumulates and may be
   /// absent without norm; x may be absent without norm; row_dots [rows] acc for full_width.
   struct SplitHeadsBackward {
-    Tensor dx, dweight;
-    Tensor dy, x, row_dots;
+    Tensor dx, dweight{};
+    Tensor dy, x{}, row_dots{};
   };
   void split_heads_backward(const SplitHeadsBackward& arguments, const SplitHeads& options);
 

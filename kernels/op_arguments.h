@@ -50,12 +50,12 @@ struct SplitHeads {
   int64_t total_copies = 1;  // K of the model
   int64_t column = 0;        // first column of these heads in a row of x
   HeadNorm norm = HeadNorm::none;
-  Tensor weight;           // [D] per_head, [heads * D] full_width
-  Tensor row_sums;         // full_width: [rows] sum of squares over the global projection
+  Tensor weight{};         // [D] per_head, [heads * D] full_width
+  Tensor row_sums{};       // full_width: [rows] sum of squares over the global projection
   int64_t norm_width = 0;  // full_width: width of the global projection
   double epsilon = 1e-5;
-  Tensor rope_table;           // [positions, D] f32 from rope_table(); absent: no rotation (v)
-  Tensor position_ids;         // [S, B] i32; absent: 0..S-1
+  Tensor rope_table{};         // [positions, D] f32 from rope_table(); absent: no rotation (v)
+  Tensor position_ids{};       // [S, B] i32; absent: 0..S-1
   int64_t first_position = 0;  // added to 0..S-1 when position_ids is absent
   CopyPosition copy_position = CopyPosition::shared;
 };
@@ -66,7 +66,7 @@ struct AttentionInputs {
   Tensor k;
   Tensor v;
   AttentionMask mask;
-  Tensor document_start;         // [B, Sq] i32; absent: no document masking
+  Tensor document_start{};       // [B, Sq] i32; absent: no document masking
   double scale = 1.0;            // usually 1 / sqrt(D)
   int64_t query_copies = 1;      // Kq: copies present in q
   int64_t first_query_copy = 0;  // number of q's first copy
@@ -83,7 +83,7 @@ struct AttentionGradients {
 
 /// Softmax cross-entropy over this rank's columns [vocab_begin, vocab_begin + V_local).
 struct CrossEntropyOptions {
-  Tensor targets;  // [rows] i32, global ids; kIgnored (-1) takes no loss
+  Tensor targets{};  // [rows] i32, global ids; kIgnored (-1) takes no loss
   int64_t vocab_begin = 0;
   int64_t vocab_size = 0;   // columns at or beyond this global id are padding, never counted
   double loss_scale = 1.0;  // d(objective)/d(cross-entropy of one row), usually 1 / loss tokens
@@ -92,11 +92,11 @@ struct CrossEntropyOptions {
 
 /// Flat spans of one optimizer shard, all of equal length.
 struct AdamWTensors {
-  Tensor parameter;   // compute dtype, overwritten with the rounded master; absent if master is it
-  Tensor master;      // f32 (f64 in checks)
-  Tensor exp_avg;     // as master
-  Tensor exp_avg_sq;  // as master
-  Tensor gradient;    // as master
+  Tensor parameter{};  // compute dtype, overwritten with the rounded master; absent if master is it
+  Tensor master;       // f32 (f64 in checks)
+  Tensor exp_avg;      // as master
+  Tensor exp_avg_sq;   // as master
+  Tensor gradient;     // as master
 };
 
 /// Decoupled weight decay (Loshchilov & Hutter, ICLR 2019, Algorithm 2 with bias correction).

@@ -279,8 +279,14 @@ void MpiProcessGroup::exchange_impl(std::span<const Exchange> messages) {
   }
   check(requests_.size() <= static_cast<size_t>(kMaxCount), "group ", name(),
         ": too many messages");
-  mpi_check(MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE),
-            made);
+  statuses_.resize(requests_.size());
+  const int code =
+      MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), statuses_.data());
+  // MPI's code only says that some message failed; the cause is in that message's status.
+  for (const MPI_Status& status : statuses_)
+    if (code == MPI_ERR_IN_STATUS && status.MPI_ERROR != MPI_ERR_PENDING)
+      mpi_check(status.MPI_ERROR, made);
+  mpi_check(code, made);
 }
 
 void MpiProcessGroup::barrier_impl() {

@@ -1,6 +1,9 @@
 // MpiProcessGroup: collectives over MPI communicators, and the MPI library's life in this process.
 #pragma once
 
+// The C++ bindings, removed from the standard in 2012, would ask for one more library.
+#define OMPI_SKIP_MPICXX 1
+#define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
 
 #include <source_location>
@@ -84,6 +87,7 @@ class MpiProcessGroup final : public ProcessGroup {
   MPI_Op bf16_sum_ = MPI_OP_NULL;
   MPI_Op bf16_max_ = MPI_OP_NULL;
   std::vector<MPI_Request> requests_;
+  std::vector<MPI_Status> statuses_;
   std::vector<Exchange> messages_;  // of all_to_all
   CommunicationThread communication_;
 };

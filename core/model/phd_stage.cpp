@@ -165,7 +165,7 @@ void PhdStage::Impl::forward(const MicroBatch& batch, MicroBatchState& state) {
   const ArenaScope scope(*scratch);
   Memory memory{state.arena, *scratch};
   state.dhidden = state.arena.tensor("dhidden", h.shape, dtype);
-  loss->forward_backward(state.dhidden, h, state.targets, sums,
+  loss->forward_backward(state.dhidden.as_matrix(), h.as_matrix(), state.targets, sums,
                          {.loss_scale = loss_scale, .z_loss = config.z_loss_coeff}, memory);
 }
 
@@ -303,7 +303,7 @@ LossSums PhdStage::evaluate(const MicroBatch& micro_batch) {
   const Tensor h = impl_->hidden(state);
   const ArenaScope scope(*impl_->scratch);
   Memory memory{state.arena, *impl_->scratch};
-  impl_->loss->forward(h, state.targets, impl_->sums, memory);
+  impl_->loss->forward(h.as_matrix(), state.targets, impl_->sums, memory);
   return impl_->read_sums();
 }
 

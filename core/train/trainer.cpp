@@ -93,7 +93,8 @@ void Trainer::allocate() {
   gradients_ = std::make_unique<GradientBuffer>(
       store_, backend_, *groups_.dp_cp,
       GradientBuffer::Options{.bucket_size = plan.bucket_size,
-                              .overlap = config.parallel.overlap_grad_reduce});
+                              .overlap = config.parallel.overlap_grad_reduce,
+                              .tp = groups_.tp.get()});
   optimizer_ = std::make_unique<DistributedOptimizer>(store_, *gradients_, backend_, groups_,
                                                       config.optimizer);
   optimizer_->initialise(static_cast<uint64_t>(config.training.seed));

@@ -40,7 +40,11 @@ class Shape {
     return product;
   }
   /// Product of all dims but the last.
-  int64_t rows() const { return back() == 0 ? 0 : numel() / back(); }
+  int64_t rows() const {
+    int64_t product = 1;
+    for (size_t dim = 0; dim + 1 < rank_; ++dim) product *= dims_[dim];
+    return product;
+  }
   Shape with_last(int64_t last) const { return with_dim(rank_ - 1, last); }
   Shape with_dim(int dim, int64_t size) const {
     Shape result = *this;

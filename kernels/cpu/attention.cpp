@@ -9,13 +9,12 @@
 
 #include <cmath>
 
-#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/attention_cover.h"
+#include "kernels/cpu/attention_rows.h"
 #include "kernels/cpu/cpu_backend.h"
 
 namespace phalanx {
 namespace {
-
-constexpr double kLog2E = 1.4426950408889634074;
 
 /// Everything one thread needs for one query tile.
 template <class T>
@@ -187,10 +186,8 @@ void finish_tile(const ForwardTile<T>& tile, const AttentionProblem<T>& problem,
   for (int64_t i = 0; i < rows.count; ++i) {
     const bool empty = tile.total[i] == Real(0);
     const Real inverse = empty ? Real(0) : Real(1) / tile.total[i];
-    T* target = out + problem.output_index(rows.pair, rows.first + i);
-    for (int64_t d = 0; d < problem.head_dim; ++d) {
-      target[d] = T(tile.sums[i * problem.width + d] * inverse);
-    }
+    store_scaled(out + problem.output_index(rows.pair, rows.first + i),
+                 tile.sums + i * problem.width, inverse, problem.head_dim);
     lse[rows.pair * problem.rows() + rows.first + i] =
         empty ? -std::numeric_limits<Real>::infinity()
               : tile.maximum[i] * static_cast<Real>(problem.inputs.scale) + std::log(tile.total[i]);

@@ -9,13 +9,13 @@
 #include <cmath>
 
 #include "kernels/cpu/attention.h"
-#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/attention_cover.h"
+#include "kernels/cpu/attention_rows.h"
 #include "kernels/cpu/cpu_backend.h"
 
 namespace phalanx {
 namespace {
 
-constexpr double kLog2E = 1.4426950408889634074;
 constexpr int64_t kKeyChunk = 4 * kTileKeys;  // keys of one task when a pair's keys are divided
 
 /// Which gradients a pass over tiles makes.
@@ -119,21 +119,16 @@ struct BackwardTile {
   }
 };
 
-/// delta = rowsum(dout * out), summed in the accumulator type.
+/// delta = rowsum(dout * out).
 template <class T>
 void row_dots(const BackwardCall<T>& call, int num_threads) {
-  using Real = typename BackwardCall<T>::Real;
   const AttentionProblem<T>& problem = call.problem;
   const int64_t rows = problem.rows();
   const int64_t total = problem.num_pairs() * rows;
 #pragma omp parallel for schedule(static) num_threads(num_threads)
   for (int64_t row = 0; row < total; ++row) {
     const int64_t index = problem.output_index(row / rows, row % rows);
-    Real sum = 0;
-    for (int64_t d = 0; d < problem.head_dim; ++d) {
-      sum += static_cast<Real>(call.dout[index + d]) * static_cast<Real>(call.out[index + d]);
-    }
-    call.delta[row] = sum;
+    call.delta[row] = row_dot(call.dout + index, call.out + index, problem.head_dim);
   }
 }
 
@@ -184,8 +179,8 @@ void differentiate_keys(BackwardTile<T>& tile, int64_t key, int64_t vector,
       weight = visible ? weight : typename Lanes::Type{};
     }
     dscore[i] = weight * (Lanes::load(tile.dweights + at) - Lanes::load(tile.delta + lane));
-    Tile::Traits::store_row(tile.weights + at, weight);
-    Tile::Traits::store_row(tile.dscores + at, dscore[i]);
+    Tile::Traits::store_values(tile.weights + at, weight);
+    Tile::Traits::store_values(tile.dscores + at, dscore[i]);
   }
   if constexpr (kPack == 2) {
     Tile::Traits::store_interleaved(tile.dscore_columns + key * kTileRows + lane * kPack, dscore[0],
@@ -287,9 +282,8 @@ template <class T, class Real>
 void store_rows(T* target, const Real* sums, int64_t count, const AttentionProblem<T>& problem,
                 double factor) {
   for (int64_t i = 0; i < count; ++i) {
-    for (int64_t d = 0; d < problem.head_dim; ++d) {
-      target[i * problem.head_dim + d] = T(sums[i * problem.width + d] * static_cast<Real>(factor));
-    }
+    store_scaled(target + i * problem.head_dim, sums + i * problem.width, static_cast<Real>(factor),
+                 problem.head_dim);
   }
 }
 

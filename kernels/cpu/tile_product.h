@@ -2,7 +2,7 @@
 // broadcast value at a time, so it may be stored by rows or by columns; B and C by rows.
 #pragma once
 
-#include "kernels/cpu/vector.h"
+#include "kernels/cpu/tile_vector.h"
 
 namespace phalanx {
 
@@ -55,7 +55,7 @@ inline void product_block(const TileProduct<T>& product, int64_t row, int64_t ve
     typename Lanes::Type columns[kVectors];
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
-      columns[j] = Traits::load(b + j * Lanes::kLanes * kPack);
+      columns[j] = Traits::load_packed(b + j * Lanes::kLanes * kPack);
       Lanes::hold(columns[j]);
     }
 #pragma GCC unroll 8

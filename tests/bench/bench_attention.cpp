@@ -15,7 +15,7 @@
 
 #include "kernels/attention_tiles.h"
 #include "kernels/cpu/attention.h"
-#include "kernels/cpu/vector.h"
+#include "kernels/cpu/tile_vector.h"
 
 namespace phalanx {
 namespace {

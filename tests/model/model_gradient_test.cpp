@@ -2,6 +2,8 @@
 // scheme, every PHD mode and every option that changes the mathematics.
 #include <gtest/gtest.h>
 
+#include <ostream>
+
 #include "tests/model/test_model.h"
 
 namespace phalanx {
@@ -16,6 +18,11 @@ struct Case {
   ModelConfig config;
   bool documents = false;
 };
+
+// GoogleTest would print the bytes.
+void PrintTo(const Case& item, std::ostream* out) {
+  *out << item.name;
+}
 
 std::vector<Case> cases() {
   std::vector<Case> list;

@@ -55,7 +55,7 @@ class TestModel {
     parameters.allocate(*backend, dtype);
     parameters.initialise(*backend, 7);
     gradients = std::make_unique<GradientBuffer>(parameters, *backend, *groups.dp_cp,
-                                                 GradientBuffer::Options{});
+                                                 GradientBuffer::Options{.tp = groups.tp.get()});
     stage.allocate(shape, dtype, 1);
   }
 

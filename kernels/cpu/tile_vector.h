@@ -85,7 +85,9 @@ struct Vector {
     asm("" : "+x"(x));
 #endif
   }
-  static Type max(Type a, Type b) { return a > b ? a : b; }
+  static Type max(Type a, Type b) {
+    return a > b ? a : b;
+  }
 
   /// 2^x for x <= 1 or so; exactly 0 below the smallest normal number (so for -infinity), NaN
   /// stays NaN. Relative error below 2 ulp.
@@ -106,20 +108,21 @@ struct Vector {
   }
 };
 
-/// How a compute dtype T is multiplied. `Stored` is what tiles hold; kPack consecutive values along
-/// the sum are multiplied by one instruction (2 for bf16 dot products, else 1).
+/// How tiles of a compute dtype T are held and multiplied. `Stored` is what tiles hold; kPack
+/// consecutive values along a sum are multiplied by one instruction (2 for bf16 dot products,
+/// else 1). load_values and store_values convert one vector between memory and Real.
 template <class T>
 struct TileTraits {
   using Real = T;
   using Stored = T;
   static constexpr int64_t kPack = 1;
   using Lanes = Vector<Real>;
-  static typename Lanes::Type multiply_add(const Stored* a, typename Lanes::Type b,
-                                           typename Lanes::Type c) {
-    return *a * b + c;
-  }
-  static typename Lanes::Type load(const Stored* b) { return Lanes::load(b); }
-  static void store_row(Stored* target, typename Lanes::Type x) { Lanes::store(target, x); }
+  using Type = typename Lanes::Type;
+
+  static Type multiply_add(const Stored* a, Type b, Type c) { return *a * b + c; }
+  static Type load_packed(const Stored* source) { return Lanes::load(source); }
+  static Type load_values(const T* source) { return Lanes::load(source); }
+  static void store_values(T* target, Type x) { Lanes::store(target, x); }
 };
 
 #ifdef __AVX512BF16__
@@ -129,34 +132,64 @@ struct TileTraits<BFloat16> {
   using Stored = BFloat16;
   static constexpr int64_t kPack = 2;
   using Lanes = Vector<float>;
-  static Lanes::Type multiply_add(const Stored* a, Lanes::Type b, Lanes::Type c) {
+  using Type = Lanes::Type;
+
+  static Type multiply_add(const Stored* a, Type b, Type c) {
     int32_t pair;
     std::memcpy(&pair, a, sizeof(pair));
     return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair)),
                             reinterpret_cast<__m512bh>(b));
   }
-  static Lanes::Type load(const Stored* b) {
-    Lanes::Type x;
-    std::memcpy(&x, b, sizeof(x));
+  static Type load_packed(const Stored* source) {
+    Type x;
+    std::memcpy(&x, source, sizeof(x));
     return x;
   }
-  static void store_row(Stored* target, Lanes::Type x) {
-    const auto rounded = _mm512_cvtneps_pbh(x);
+  static Type load_values(const BFloat16* source) {
+    return reinterpret_cast<Type>(__builtin_convertvector(load_half(source), Words) << 16);
+  }
+  static void store_values(BFloat16* target, Type x) {
+    const Half rounded = round_half(x);
     std::memcpy(static_cast<void*>(target), &rounded, sizeof(rounded));
   }
-  /// first[0], second[0], first[1], second[1], ...
-  static void store_interleaved(Stored* target, Lanes::Type first, Lanes::Type second) {
-    const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first));
-    const auto low = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    const auto order =
-        _mm512_or_si512(low, _mm512_slli_epi32(_mm512_add_epi32(low, _mm512_set1_epi32(16)), 16));
-    _mm512_storeu_si512(target, _mm512_permutexvar_epi16(order, both));
+  /// target = first[0], second[0], first[1], second[1], ...
+  static void store_interleaved(Stored* target, Type first, Type second) {
+    interleave(target, round_half(first), round_half(second));
+  }
+  static void interleave_values(Stored* target, const Stored* first, const Stored* second) {
+    interleave(target, load_half(first), load_half(second));
+  }
+
+ private:
+  typedef uint16_t Half __attribute__((vector_size(32)));
+  typedef uint32_t Words __attribute__((vector_size(64)));
+  static Half round_half(Type x) { return reinterpret_cast<Half>(_mm512_cvtneps_pbh(x)); }
+  static Half load_half(const BFloat16* source) {
+    Half x;
+    std::memcpy(&x, source, sizeof(x));
+    return x;
+  }
+  static void interleave(Stored* target, Half first, Half second) {
+    const auto pairs =
+        __builtin_shufflevector(first, second, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7,
+                                23, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    std::memcpy(static_cast<void*>(target), &pairs, sizeof(pairs));
   }
 };
 #else
 /// Without bf16 dot products tiles are widened to f32 when they are loaded.
 template <>
-struct TileTraits<BFloat16> : TileTraits<float> {};
+struct TileTraits<BFloat16> : TileTraits<float> {
+  using TileTraits<float>::store_values;
+  static Type load_values(const BFloat16* source) {
+    float values[Lanes::kLanes];
+    for (int64_t i = 0; i < Lanes::kLanes; ++i) values[i] = source[i];
+    return Lanes::load(values);
+  }
+  static void store_values(BFloat16* target, Type x) {
+    for (int64_t i = 0; i < Lanes::kLanes; ++i) target[i] = BFloat16(x[i]);
+  }
+};
 #endif
 
 }  // namespace phalanx

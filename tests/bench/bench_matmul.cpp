@@ -1,0 +1,177 @@
+// Matrix products of training steps: GFLOP/s and share of the arithmetic peak measured beside them.
+// Usage: bench_matmul [rounds] [wall|processor]. Rounds interleave all shapes, because other load
+// on the machine comes and goes; best and median over rounds are printed. `processor` divides by
+// the processor time of a thread instead of wall time, for machines that are never idle: it leaves
+// out the time that threads sleep while they wait for each other.
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <vector>
+
+#include "kernels/backend.h"
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+namespace phalanx {
+namespace {
+
+bool use_processor_time = false;
+
+/// Seconds that the rates below divide by.
+double now() {
+  timespec time{};
+  clock_gettime(use_processor_time ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &time);
+  const double seconds =
+      static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+  return use_processor_time ? seconds / omp_get_max_threads() : seconds;
+}
+
+/// f32 FMA per second of all threads, in GFLOP/s: 12 independent chains of full vectors.
+double peak_f32() {
+  constexpr int kLanes = 16, kChains = 12, kSteps = 400000;
+  const double begin = now();
+  double sink = 0.0;
+#pragma omp parallel reduction(+ : sink)
+  {
+    using Lanes = float __attribute__((vector_size(kLanes * sizeof(float))));
+    Lanes sums[kChains] = {};
+    const Lanes factor = Lanes{} + 0.999F;
+    for (int step = 0; step < kSteps; ++step)
+#pragma GCC unroll 12  // or the chains live in memory
+      for (Lanes& sum : sums) {
+        sum = sum * factor + factor;
+        asm volatile("" : "+v"(sum));  // keeps every step
+      }
+    for (const Lanes& sum : sums) sink += static_cast<double>(sum[0]);
+  }
+  const double seconds = now() - begin;
+  if (sink == 0.0) std::printf("\n");  // the sums are used
+  return 2.0 * kLanes * kChains * kSteps * omp_get_max_threads() / seconds * 1e-9;
+}
+
+/// bf16 dot products into f32 of all threads, in GFLOP/s; 0 where the processor has none.
+double peak_bf16() {
+#ifdef __AVX512BF16__
+  constexpr int kChains = 12, kSteps = 400000;
+  const double begin = now();
+#pragma omp parallel
+  {
+    __m512 sums[kChains] = {};
+    const __m512bh factor = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.5F), _mm512_set1_ps(0.5F));
+    for (int step = 0; step < kSteps; ++step)
+#pragma GCC unroll 12
+      for (__m512& sum : sums) {
+        sum = _mm512_dpbf16_ps(sum, factor, factor);
+        asm volatile("" : "+v"(sum));
+      }
+  }
+  return 64.0 * kChains * kSteps * omp_get_max_threads() / (now() - begin) * 1e-9;
+#else
+  return 0.0;
+#endif
+}
+
+enum class Kind { forward, input_gradient, weight_gradient };
+
+struct Case {
+  const char* name;
+  int64_t m, n, k;  // of the forward product [m, k] x [n, k]^T
+  Kind kind;
+  DType dtype;
+  std::vector<double> gflops{};
+};
+
+Tensor tensor_at(const std::shared_ptr<void>& block, const Shape& shape, DType dtype) {
+  return {.data = block.get(), .shape = shape, .dtype = dtype, .device = Device::cpu};
+}
+
+/// Runs one product for about 50 ms and notes its rate.
+void measure(Backend& ops, Case& product, const std::vector<std::shared_ptr<void>>& blocks) {
+  const auto& [name, m, n, k, kind, dtype, rates] = product;
+  const Tensor x = tensor_at(blocks[0], {m, k}, dtype);
+  const Tensor w = tensor_at(blocks[1], {n, k}, dtype);
+  const Tensor y = tensor_at(blocks[2], {m, n}, dtype);
+  const Tensor dw = tensor_at(blocks[3], {n, k}, DType::f32);
+  const auto run = [&] {
+    if (kind == Kind::forward) ops.matmul(y, x, w, {.b = Transpose::yes});
+    if (kind == Kind::input_gradient) ops.matmul(x, y, w, {});
+    if (kind == Kind::weight_gradient)
+      ops.matmul(dw, y, x, {.a = Transpose::yes, .accumulate = Accumulate::yes});
+  };
+  const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(n * k);
+  run();
+  const int repeats = std::max(1, static_cast<int>(0.05 * 150e9 / flops));
+  const double begin = now();
+  for (int i = 0; i < repeats; ++i) run();
+  product.gflops.push_back(flops * repeats / (now() - begin) * 1e-9);
+}
+
+std::vector<Case> all_cases() {
+  struct Layer {
+    const char* name;
+    int64_t m, n, k;
+  };
+  const Layer layers[] = {{"S attention out", 4096, 256, 256}, {"S gate-up", 4096, 1408, 256},
+                          {"S down", 4096, 256, 704},          {"S vocabulary", 1024, 8192, 256},
+                          {"M qkv", 1024, 2304, 768},          {"M attention out", 1024, 768, 768},
+                          {"M gate-up", 1024, 4096, 768},      {"M down", 1024, 768, 2048},
+                          {"M vocabulary", 1024, 32000, 768}};
+  std::vector<Case> cases;
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const Layer& layer : layers)
+      for (const Kind kind : {Kind::forward, Kind::input_gradient, Kind::weight_gradient})
+        cases.push_back({layer.name, layer.m, layer.n, layer.k, kind, dtype});
+  return cases;
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+void report(const Case& product, double peak) {
+  const char* kinds[] = {"NT forward", "NN input grad", "TN weight grad"};
+  const double best = *std::max_element(product.gflops.begin(), product.gflops.end());
+  const double middle = median(product.gflops);
+  std::printf("%-5s %-16s %-15s %6ld %6ld %5ld  %7.1f %7.1f  %4.0f%% %4.0f%%\n",
+              dtype_name(product.dtype), product.name, kinds[static_cast<int>(product.kind)],
+              static_cast<long>(product.m), static_cast<long>(product.n),
+              static_cast<long>(product.k), best, middle, 100.0 * best / peak,
+              100.0 * middle / peak);
+}
+
+int run(int rounds) {
+  const std::unique_ptr<Backend> ops = make_backend(Device::cpu);
+  const int64_t block_bytes = int64_t{32000} * 1024 * 4;
+  std::vector<std::shared_ptr<void>> blocks;
+  for (int i = 0; i < 4; ++i) {
+    blocks.push_back(ops->allocate(block_bytes));
+    ops->fill(tensor_at(blocks.back(), {block_bytes / 4}, DType::f32), 1e-3);
+  }
+  std::vector<Case> cases = all_cases();
+  double peaks[2] = {0.0, 0.0};
+  for (int round = 0; round < rounds; ++round) {
+    peaks[0] = std::max(peaks[0], peak_f32());
+    peaks[1] = std::max(peaks[1], peak_bf16());
+    for (Case& product : cases) measure(*ops, product, blocks);
+  }
+  if (peaks[1] == 0.0) peaks[1] = peaks[0];
+  std::printf("%d threads, best peak: f32 %.0f, bf16 %.0f GFLOP/s\n", omp_get_max_threads(),
+              peaks[0], peaks[1]);
+  std::printf("%-38s %6s %6s %5s  %7s %7s  %5s %5s\n", "GFLOP/s and share of peak", "m", "n", "k",
+              "best", "median", "best", "med.");
+  for (const Case& product : cases) report(product, peaks[product.dtype == DType::bf16 ? 1 : 0]);
+  return 0;
+}
+
+}  // namespace
+}  // namespace phalanx
+
+int main(int argc, char** argv) {
+  return phalanx::run(argc > 1 ? std::atoi(argv[1]) : 5);
+}
