@@ -134,6 +134,16 @@ nlohmann::ordered_json info_json(const Info& info) {
            info.memory ? memory_json(*info.memory) : nlohmann::ordered_json(nullptr)}};
 }
 
+/// Memory is measured on the layers that exist; a layout that cannot train has no honest figure.
+std::string unsupported_axes(const ParallelConfig& parallel) {
+  const int64_t ranks = parallel.tensor_model_parallel_size *
+                        parallel.pipeline_model_parallel_size * parallel.context_parallel_size *
+                        parallel.expert_model_parallel_size * parallel.expert_tensor_parallel_size;
+  if (ranks == 1) return {};
+  return "tensor, pipeline, context and expert parallel sizes above 1 are not supported by this "
+         "version yet, so their memory is not known; use 1";
+}
+
 std::string list_text() {
   std::string text;
   for (const auto& preset : model_presets())
@@ -152,10 +162,10 @@ int run_info(const Arguments& arguments) {
   visit_fields(sources, table);
   visit_fields(config, table);
   if (wants_help(arguments)) {
-    print(help_text(
-        kUsage, table,
-        {"Info", "Sources", "Model", "Norm placement", "PHD-Transformer",
-         "Sparse attention (LongGen)", "Mixture of experts", "Parallelism", "Tokenizer"}));
+    print(help_text(kUsage, table,
+                    {"Info", "Sources", "Model", "Norm placement", "PHD-Transformer",
+                     "Sparse attention (LongGen)", "Mixture of experts", "Parallelism", "Data",
+                     "Training", "Tokenizer"}));
     return 0;
   }
   auto problems = apply_options(arguments, table, config);
@@ -163,6 +173,8 @@ int run_info(const Arguments& arguments) {
     problems.push_back(std::move(problem));
   for (auto& problem : validate(config.parallel, options.world_size))
     problems.push_back(std::move(problem));
+  if (const auto problem = unsupported_axes(config.parallel); !problem.empty())
+    problems.push_back(problem);
   throw_problems(problems);
   if (options.list) {
     print(list_text());

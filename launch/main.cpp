@@ -47,7 +47,8 @@ int run(const Arguments& arguments) {
   phalanx::check_usage(!arguments.empty(), "no command given\n", usage());
   std::vector<std::string> names;
   for (const auto& command : kCommands) {
-    if (arguments[0] == command.name) return command.run({arguments.begin() + 1, arguments.end()});
+    if (arguments[0] == command.name || arguments[0] == std::string("--") + command.name)
+      return command.run({arguments.begin() + 1, arguments.end()});
     names.emplace_back(command.name);
   }
   throw phalanx::UsageError(fmt::format("no command is called '{}'; the nearest is '{}'\n{}",

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <boost/program_options.hpp>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <set>
@@ -188,7 +189,8 @@ Settings read_config_text(std::string_view text, const std::string& file,
     const auto end = std::min(text.find('\n'), text.size());
     const std::string_view line = trim(text.substr(0, end));
     text.remove_prefix(std::min(text.size(), end + 1));
-    if (line.empty() || line[0] == '#' || line[0] == ';' || line[0] == '[') continue;
+    if (line.empty() || line[0] == '#' || line[0] == ';') continue;
+    if (line.front() == '[' && line.back() == ']') continue;  // sections are for the reader's eye
     const auto equals = line.find('=');
     const std::string name(trim(line.substr(0, equals)));
     const std::string where = fmt::format("{}:{}: {}", file, number, name);
@@ -211,6 +213,8 @@ Settings read_config_text(std::string_view text, const std::string& file,
 }
 
 Settings read_config_file(const std::string& file, const OptionTable& table) {
+  if (!std::filesystem::is_regular_file(file))
+    return {{}, {fmt::format("config file {} is no file; give an existing one", file)}};
   std::ifstream input(file, std::ios::binary);
   std::string text((std::istreambuf_iterator<char>(input)), std::istreambuf_iterator<char>());
   if (!input.is_open() || input.bad())

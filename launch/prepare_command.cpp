@@ -6,11 +6,13 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "core/train/stop_flag.h"
 #include "data/file_io.h"
 #include "data/prepare.h"
 #include "data/tokenizer_train.h"
 #include "launch/commands.h"
 #include "launch/options.h"
+#include "launch/stop_signals.h"
 
 namespace phalanx {
 namespace {
@@ -131,7 +133,12 @@ int run_prepare(const Arguments& arguments) {
   }
   if (config.output_prefix.empty()) return 0;
   ProgressLine line;
-  const auto show = [&](const PrepareProgress& progress) { line.show(progress); };
+  stop_on_signals();
+  // Thrown here, an error unwinds the whole pipeline, and its temporary files go with it.
+  const auto show = [&](const PrepareProgress& progress) {
+    check(!stop_requested().load(), "stopped by a signal; nothing was written");
+    line.show(progress);
+  };
   const PrepareResult result = prepare(config, *make_tokenizer(tokenizer), show);
   for (const auto& dataset : result.datasets)
     std::printf("%s: %lld documents, %lld tokens\n", dataset.prefix.c_str(),

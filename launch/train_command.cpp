@@ -1,12 +1,12 @@
 // `phalanx train`: options to a running training job on all MPI ranks.
-#include <csignal>
+#include <cmath>
 #include <cstdio>
 
 #include "core/train/run_training.h"
-#include "core/train/stop_flag.h"
 #include "launch/commands.h"
 #include "launch/mpi_ranks.h"
 #include "launch/options.h"
+#include "launch/stop_signals.h"
 
 namespace phalanx {
 namespace {
@@ -27,12 +27,6 @@ struct TrainTable {
   }
 };
 
-// The first signal ends the run after the step, with weights written; the second ends it at once.
-extern "C" void request_stop(int signal) {
-  stop_requested() = true;
-  std::signal(signal, SIG_DFL);
-}
-
 int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
   TrainTable options;
   RunConfig& config = options.config;
@@ -43,12 +37,14 @@ int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
   const DeviceMesh mesh(config.parallel, ranks.size);
   ProcessGroups groups = make_mpi_process_groups(mesh);
   const auto backend = make_backend(Device::cpu, static_cast<int>(config.training.threads));
-  std::signal(SIGINT, request_stop);
-  std::signal(SIGTERM, request_stop);
+  stop_on_signals();
   const TrainingResult result = run_training(config, config_ini(config), *backend, groups, mesh);
   if (ranks.rank == 0)
-    std::printf("trained %lld steps, last loss %.4f, validation loss %.4f; everything is in %s\n",
-                static_cast<long long>(result.steps), result.final_loss, result.validation_loss,
+    std::printf("trained %lld steps, last loss %.4f%s; everything is in %s\n",
+                static_cast<long long>(result.steps), result.final_loss,
+                std::isfinite(result.validation_loss)
+                    ? fmt::format(", validation loss {:.4f}", result.validation_loss).c_str()
+                    : "",
                 config.training.run_dir.c_str());
   return 0;
 }

@@ -81,6 +81,15 @@ void validate_phd(Problems& problems, const ModelConfig& c, int64_t seq_length) 
 }
 
 void validate_norms(Problems& problems, const ModelConfig& c) {
+  // The schemes without a norm there: nothing could be carried.
+  const bool scheme_has_none =
+      c.attention_norm == Override::automatic &&
+      (c.norm_scheme == NormScheme::hybrid_norm || c.norm_scheme == NormScheme::olmo2);
+  if (scheme_has_none && c.attention_residual_normed == Override::on)
+    report(problems,
+           "attention-residual-normed on needs a norm, and norm-scheme {} has none before "
+           "attention; set attention-norm on or attention-residual-normed off",
+           enum_name(c.norm_scheme));
   if (c.attention_norm == Override::off && c.attention_residual_normed == Override::on)
     report(problems,
            "attention-residual-normed on needs the norm that attention-norm off takes away; set "

@@ -1,16 +1,36 @@
 // Builds a stage and fills it from a weights file.
 #include "core/train/loaded_model.h"
 
+#include <fstream>
+#include <iterator>
+
 #include "core/train/weights_file.h"
 
 namespace phalanx {
+namespace {
+
+/// Copies, window, RoPE base and masks never change a tensor's shape, so only the configuration
+/// kept inside the weights file can tell that config.ini is another run's.
+void check_same_run(const std::string& load_dir, const std::string& config_of_weights) {
+  const std::string path = load_dir + "/config.ini";
+  std::ifstream file(path, std::ios::binary);
+  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  check_usage(text == config_of_weights, path, " is not the configuration that ",
+              weights_path(load_dir),
+              " was trained with (a later run in this folder, or an edit); restore it from the "
+              "file's attribute \"config\" and change values by options instead");
+}
+
+}  // namespace
 
 LoadedModel::LoadedModel(const RunSetup& setup, const std::string& load_dir, Backend& backend,
                          ProcessGroups& groups, const StageShape& shape)
     : stage_(setup.config.model, store_, backend, groups) {
   const DType dtype = compute_dtype(setup.config.training.precision);
   store_.allocate(backend, dtype);
-  load_weights(weights_path(load_dir), setup.vocabulary.tokenizer_hash, store_, backend);
+  const WeightsInfo info =
+      load_weights(weights_path(load_dir), setup.vocabulary.tokenizer_hash, store_, backend);
+  check_same_run(load_dir, info.config_ini);
   stage_.allocate(shape, dtype, 1);
 }
 

@@ -106,7 +106,9 @@ MetricsLog::MetricsLog(const RunFacts& facts, const Files& files, std::FILE* out
     : facts_(facts),
       files_(files),
       out_(out),
-      terminal_(isatty(fileno(out)) != 0),
+      // mpirun gives its ranks a pseudo-terminal for stdout even when its own goes to a file, but a
+      // pipe for stderr: only both together are a person's terminal.
+      terminal_(isatty(fileno(out)) != 0 && isatty(STDERR_FILENO) != 0),
       metrics_file_(files.metrics, std::ios::app),
       tensorboard_(files.tensorboard_folder) {
   check(metrics_file_.good(), "cannot write ", files_.metrics, "; is the run folder writable?");

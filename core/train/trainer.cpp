@@ -25,7 +25,9 @@ SequenceParallel sequence_parallel(const ParallelConfig& config) {
 
 /// A second run into the same folder starts new records and keeps the last ones.
 void set_aside(const std::string& path) {
-  if (std::filesystem::exists(path)) std::filesystem::rename(path, path + ".previous");
+  if (!std::filesystem::exists(path)) return;
+  std::filesystem::remove_all(path + ".previous");
+  std::filesystem::rename(path, path + ".previous");
 }
 
 void write_text(const std::string& path, const std::string& text) {
@@ -70,7 +72,7 @@ void Trainer::open_data(BatchPlan plan) {
   const RunConfig& config = setup_.config;
   loader_ = make_batch_loader(config.data, DataSplit::train, plan, setup_.vocabulary);
   plan.num_samples = config.training.eval_iters * config.training.global_batch_size;
-  if (plan.num_samples > 0 && has_data(config.data, DataSplit::valid))
+  if (config.training.eval_interval > 0 && has_data(config.data, DataSplit::valid))
     validation_set_ = std::make_unique<ValidationSet>(config.data, plan, setup_.vocabulary);
 }
 
@@ -143,12 +145,15 @@ void Trainer::open_logs(const std::string& config_ini) {
   if (!is_first_rank()) return;
   const TrainingConfig& training = setup_.config.training;
   std::filesystem::create_directories(training.run_dir);
+  // Weights of an earlier run must not be taken for this one's before this one has written its own.
+  set_aside(weights_path(training.run_dir));
   write_text(training.run_dir + "/config.ini", config_ini);
   const std::string metrics = training.run_dir + "/metrics.jsonl";
   set_aside(metrics);
   const std::string tensorboard = training.tensorboard_dir.empty()
                                       ? training.run_dir + "/tensorboard"
                                       : training.tensorboard_dir;
+  set_aside(tensorboard);
   log_ = std::make_unique<MetricsLog>(RunFacts{.train_iters = training.train_iters,
                                                .global_batch_size = training.global_batch_size,
                                                .log_interval = training.log_interval,

@@ -35,7 +35,7 @@ struct TrainingConfig {
   ComputePrecision precision = ComputePrecision::fp32;
   DeviceChoice device = DeviceChoice::automatic;
   int64_t threads = 0;        // per rank; 0: OpenMP's default
-  int64_t eval_interval = 0;  // 0: no evaluation during training
+  int64_t eval_interval = 0;  // 0: no evaluation
   int64_t eval_iters = 10;
   int64_t log_interval = 1;
   std::string tensorboard_dir;      // empty: RUN/tensorboard
@@ -60,7 +60,8 @@ void visit_fields(Config& config, Visitor& visit) {
   visit("max-skipped-in-row", config.max_skipped_in_row,
         "stop after this many NaN or infinite steps in a row");
   visit.group("Evaluation and logs");
-  visit("eval-interval", config.eval_interval, "steps between evaluations; 0: none");
+  visit("eval-interval", config.eval_interval,
+        "steps between evaluations; 0: no evaluation at all");
   visit("eval-iters", config.eval_iters, "global batches per evaluation");
   visit("log-interval", config.log_interval, "steps between log lines");
   visit("tensorboard-dir", config.tensorboard_dir, "event files; empty: RUN-DIR/tensorboard");

@@ -53,7 +53,7 @@ ValidationSet::ValidationSet(const DataConfig& config, BatchPlan plan, const Voc
   check_usage(num_samples_ > 0, "the validation split holds less than one sample of ",
               plan.seq_length,
               " tokens; give it more in --split or --valid-data-path, or set "
-              "--eval-iters 0");
+              "--eval-interval 0");
   plan_.global_batch_size = plan.micro_batch_size * plan.num_shards;
   const int64_t batches = (num_samples_ + plan_.global_batch_size - 1) / plan_.global_batch_size;
   plan_.num_samples = batches * plan_.global_batch_size;

@@ -12,7 +12,7 @@ int64_t num_allocations = 0;
 }
 
 // Every C++ allocation of this program is counted (oneDNN takes its buffers elsewhere). Not
-// inlined, because g++ would then see malloc and operator delete as a mismatched pair. allocator.
+// inlined, because g++ would then see malloc and operator delete as a mismatched pair.
 __attribute__((noinline)) void* operator new(size_t bytes) {
   ++num_allocations;
   if (void* memory = std::malloc(bytes)) return memory;
