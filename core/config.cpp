@@ -148,12 +148,15 @@ void validate_data(Problems& problems, const DataConfig& data) {
     report(problems,
            "data-path is empty: give the prefix that `phalanx prepare` wrote, or "
            "mock-data");
-  if (!data.data_path.empty() && !data.train_data_path.empty())
-    report(problems, "data-path and train-data-path contradict each other; give one");
+  const std::pair<std::string_view, const std::vector<std::string>&> splits[] = {
+      {"train-data-path", data.train_data_path},
+      {"valid-data-path", data.valid_data_path},
+      {"test-data-path", data.test_data_path}};
+  for (const auto& [option, words] : splits)
+    if (!data.data_path.empty() && !words.empty())
+      report(problems, "data-path and {} contradict each other; give one", option);
   validate_prefixes(problems, "data-path", data.data_path);
-  validate_prefixes(problems, "train-data-path", data.train_data_path);
-  validate_prefixes(problems, "valid-data-path", data.valid_data_path);
-  validate_prefixes(problems, "test-data-path", data.test_data_path);
+  for (const auto& [option, words] : splits) validate_prefixes(problems, option, words);
 }
 
 }  // namespace

@@ -40,11 +40,12 @@ int64_t nearest_multiple(int64_t value, int64_t step) {
 }
 
 void validate_heads(Problems& problems, const ModelConfig& c) {
-  const bool sizes_ok = at_least(problems, "hidden-size", c.hidden_size, 1) &
-                        at_least(problems, "num-attention-heads", c.num_attention_heads, 1) &
-                        at_least(problems, "num-query-groups", c.num_query_groups, 0) &
-                        at_least(problems, "kv-channels", c.kv_channels, 0);
-  if (!sizes_ok) return;
+  const size_t before = problems.size();
+  at_least(problems, "hidden-size", c.hidden_size, 1);
+  at_least(problems, "num-attention-heads", c.num_attention_heads, 1);
+  at_least(problems, "num-query-groups", c.num_query_groups, 0);
+  at_least(problems, "kv-channels", c.kv_channels, 0);
+  if (problems.size() > before) return;  // the checks below divide by them
   if (c.kv_channels == 0 && c.hidden_size % c.num_attention_heads != 0) {
     report(problems,
            "hidden-size {} is not divisible by num-attention-heads {}; try hidden-size {} or "

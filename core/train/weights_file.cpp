@@ -123,7 +123,7 @@ void save_weights(const std::string& path, const WeightsInfo& info, const Weight
 WeightsInfo load_weights(const std::string& path, const std::string& tokenizer_hash,
                          ParameterStore& store, Backend& backend) {
   const Hdf5File file = Hdf5File::open(path);
-  const WeightsInfo info = read_info(file, path);
+  WeightsInfo info = read_info(file, path);
   check_usage(tokenizer_hash.empty() || info.tokenizer_hash == tokenizer_hash, path,
               " was trained with another tokenizer (hash ", info.tokenizer_hash, ", here ",
               tokenizer_hash, "); give the tokenizer options of that run");

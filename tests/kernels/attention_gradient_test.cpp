@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cpu/attention.h"
-#include "tests/kernels/attention_reference.h"
+#include "tests/kernels/attention_run.h"
 
 namespace phalanx::testing {
 namespace {

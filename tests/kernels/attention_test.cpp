@@ -4,7 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/kernels/attention_reference.h"
+#include "tests/kernels/attention_run.h"
 
 namespace phalanx::testing {
 namespace {

@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "core/config.h"
 
 namespace phalanx {
@@ -58,6 +60,70 @@ TEST(ValidateRun, MissingDataIsNamed) {
   EXPECT_THAT(validate(config, 1), ElementsAre(HasSubstr("there is no file /nowhere/text.idx"),
                                                HasSubstr("there is no file /nowhere/text.bin")));
 }
+
+TEST(ValidateRun, PathsOfSplitsContradictTheCommonOne) {
+  RunConfig config = legal();
+  config.data.mock_data = false;
+  config.data.data_path =
+      config.data.test_data_path = {PHALANX_SOURCE_DIR "/tests/golden/indexed_u16"};
+  EXPECT_THAT(validate(config, 1),
+              ElementsAre("data-path and test-data-path contradict each other; give one"));
+  config.data.test_data_path.clear();
+  EXPECT_THAT(validate(config, 1), IsEmpty());
+  config.data.data_path = {"0.5", config.data.data_path[0], "x", config.data.data_path[0]};
+  EXPECT_THAT(validate(config, 1), ElementsAre(HasSubstr("data-path: data paths must be all")));
+}
+
+struct IllegalRun {
+  const char* name;
+  void (*spoil)(RunConfig&);
+  const char* expected;
+};
+
+class IllegalRuns : public ::testing::TestWithParam<IllegalRun> {};
+
+TEST_P(IllegalRuns, AreNamedWithTheNearestLegalValue) {
+  RunConfig config = legal();
+  GetParam().spoil(config);
+  EXPECT_THAT(validate(config, 4), ElementsAre(HasSubstr(GetParam().expected)));
+}
+
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+
+INSTANTIATE_TEST_SUITE_P(
+    All, IllegalRuns,
+    ::testing::Values(
+        IllegalRun{"ranks", [](RunConfig& c) { c.training.global_batch_size = 3; },
+                   "global-batch-size 3 is not divisible by micro-batch-size 1 x 4 data-parallel "
+                   "ranks; try 4"},
+        IllegalRun{"micro", [](RunConfig& c) { c.training.micro_batch_size = 0; },
+                   "micro-batch-size 0 is too small; the smallest value is 1"},
+        IllegalRun{"iters", [](RunConfig& c) { c.training.train_iters = -1; },
+                   "train-iters -1 is negative; the nearest is 1"},
+        IllegalRun{"folder", [](RunConfig& c) { c.training.run_dir.clear(); }, "run-dir is empty"},
+        IllegalRun{"min_lr", [](RunConfig& c) { c.optimizer.min_lr = 1; },
+                   "min-lr 1 is above lr 0.0003; the nearest is 0.0003"},
+        IllegalRun{"lr_nan", [](RunConfig& c) { c.optimizer.lr = kNan; }, "lr nan is too small"},
+        IllegalRun{"beta", [](RunConfig& c) { c.optimizer.adam_beta1 = 1; },
+                   "adam-beta1 1 is not at least 0 and below 1; the nearest is 0.9"},
+        IllegalRun{"epsilon", [](RunConfig& c) { c.optimizer.adam_eps = 0; },
+                   "adam-eps 0 must be positive; try 1e-8"},
+        IllegalRun{"warmup", [](RunConfig& c) { c.optimizer.lr_warmup_iters = 11; },
+                   "lr-warmup-iters 11 is more than the 10 steps of the schedule"},
+        IllegalRun{"decay",
+                   [](RunConfig& c) {
+                     c.optimizer.lr_warmup_iters = 8;
+                     c.optimizer.lr_decay_iters = 7;
+                   },
+                   "lr-warmup-iters 8 is more than the 7 steps of the schedule"},
+        IllegalRun{"product", [](RunConfig& c) { c.parallel.tensor_model_parallel_size = 0; },
+                   "tensor-model-parallel-size 0"},
+        IllegalRun{"sequence", [](RunConfig& c) { c.parallel.sequence_parallel = true; },
+                   "sequence-parallel is not supported"},
+        IllegalRun{"device", [](RunConfig& c) { c.training.device = DeviceChoice::cuda; },
+                   "device cuda is not supported"},
+        IllegalRun{"length", [](RunConfig& c) { c.data.seq_length = 0; }, "seq-length 0"}),
+    [](const auto& test) { return test.param.name; });
 
 TEST(ValidateRun, ProblemsOfAllPartsTogether) {
   RunConfig config = legal();
