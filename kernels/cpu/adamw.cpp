@@ -3,6 +3,7 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/vector_math.h"
 
 namespace phalanx {
 namespace {
@@ -47,8 +48,7 @@ struct AdamWSpans {
       master[i] = master[i] * by.decay - by.step_size * m / denominator;
     }
     if (parameter == nullptr) return;
-#pragma omp simd
-    for (int64_t i = begin; i < end; ++i) parameter[i] = static_cast<Parameter>(master[i]);
+    convert_span(parameter + begin, master + begin, end - begin);
   }
 };
 

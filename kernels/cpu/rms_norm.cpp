@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/vector_math.h"
 
 namespace phalanx {
 namespace {
@@ -27,8 +28,7 @@ Accumulator<T> norm_row(T* y, const T* x, const T* weight, int64_t width, double
 #pragma omp simd
   for (int64_t i = 0; i < width; ++i) {
     // Rounded to T before the weight, as HybridNorm's code does.
-    const auto normed = static_cast<T>(static_cast<Acc>(x[i]) * rstd);
-    y[i] = static_cast<Acc>(normed) * static_cast<Acc>(weight[i]);
+    y[i] = round_to<T>(static_cast<Acc>(x[i]) * rstd) * static_cast<Acc>(weight[i]);
   }
   return rstd;
 }

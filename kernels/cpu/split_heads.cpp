@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/vector_math.h"
 #include "kernels/head_rows.h"
 
 namespace phalanx {
@@ -85,8 +86,8 @@ struct HeadContext {
       const T* w = head_weight(head);
 #pragma omp simd
       for (int64_t i = 0; i < dim; ++i) {
-        const auto rounded = static_cast<T>(static_cast<Acc>(x[i]) * inverse);
-        normed[static_cast<size_t>(i)] = static_cast<Acc>(rounded) * static_cast<Acc>(w[i]);
+        normed[static_cast<size_t>(i)] =
+            round_to<T>(static_cast<Acc>(x[i]) * inverse) * static_cast<Acc>(w[i]);
       }
     }
     rotate(y, normed, angles(row));
@@ -95,7 +96,7 @@ struct HeadContext {
   void rotate(T* y, const HeadBuffer& x, const float* cosines) const {
     if (cosines == nullptr) {
 #pragma omp simd
-      for (int64_t i = 0; i < dim; ++i) y[i] = static_cast<T>(x[static_cast<size_t>(i)]);
+      for (int64_t i = 0; i < dim; ++i) y[i] = x[static_cast<size_t>(i)];
       return;
     }
     const int64_t half = dim / 2;
@@ -106,8 +107,8 @@ struct HeadContext {
     for (int64_t i = 0; i < half; ++i) {
       const auto c = static_cast<Acc>(cosines[i]);
       const auto s = static_cast<Acc>(sines[i]);
-      y[i] = static_cast<T>(first[i] * c - second[i] * s);
-      y[half + i] = static_cast<T>(second[i] * c + first[i] * s);
+      y[i] = first[i] * c - second[i] * s;
+      y[half + i] = second[i] * c + first[i] * s;
     }
   }
 
@@ -129,7 +130,7 @@ struct HeadContext {
       const Acc d = dy[static_cast<size_t>(i)];
       const Acc normed = static_cast<Acc>(x[i]) * inverse;
       share[i] += d * normed;
-      dx[i] = static_cast<T>(inverse * (d * static_cast<Acc>(w[i]) - normed * dot_mean));
+      dx[i] = inverse * (d * static_cast<Acc>(w[i]) - normed * dot_mean);
     }
   }
 
@@ -160,8 +161,7 @@ struct HeadGradients {
     context.rotate_back(gradient, dy + context.map.offset(row, head), context.angles(row));
     if (context.weight == nullptr) {
 #pragma omp simd
-      for (int64_t i = 0; i < dim; ++i)
-        dx[at + i] = static_cast<T>(gradient[static_cast<size_t>(i)]);
+      for (int64_t i = 0; i < dim; ++i) dx[at + i] = gradient[static_cast<size_t>(i)];
       return;
     }
     const T* w = context.head_weight(head);

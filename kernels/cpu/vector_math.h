@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "kernels/base/dtype.h"
 #ifdef __AVX512BF16__
@@ -42,11 +43,22 @@ inline double fast_exp(double x) {
   return std::exp(x);
 }
 
+/// `x` rounded to T. A function, because g++ vectorises no loop with a bf16 object of its own.
+template <class T>
+inline Accumulator<T> round_to(Accumulator<T> x) {
+  return static_cast<Accumulator<T>>(static_cast<T>(x));
+}
+
 /// out[i] = in[i]; the form that loops use to leave and enter bf16.
 template <class To, class From>
 void convert_span(To* out, const From* in, int64_t count) {
 #pragma omp simd
-  for (int64_t i = 0; i < count; ++i) out[i] = static_cast<To>(in[i]);
+  for (int64_t i = 0; i < count; ++i) {
+    if constexpr (std::is_same_v<To, BFloat16>)
+      out[i] = static_cast<float>(in[i]);
+    else
+      out[i] = static_cast<To>(in[i]);
+  }
 }
 
 #ifdef __AVX512BF16__

@@ -13,9 +13,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
+#include "tests/bench/peak.h"
 
 namespace phalanx {
 namespace {
@@ -29,51 +27,6 @@ double now() {
   const double seconds =
       static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
   return use_processor_time ? seconds / omp_get_max_threads() : seconds;
-}
-
-/// f32 FMA per second of all threads, in GFLOP/s: 12 independent chains of full vectors.
-double peak_f32() {
-  constexpr int kLanes = 16, kChains = 12, kSteps = 400000;
-  const double begin = now();
-  double sink = 0.0;
-#pragma omp parallel reduction(+ : sink)
-  {
-    using Lanes = float __attribute__((vector_size(kLanes * sizeof(float))));
-    Lanes sums[kChains] = {};
-    const Lanes factor = Lanes{} + 0.999F;
-    for (int step = 0; step < kSteps; ++step)
-#pragma GCC unroll 12  // or the chains live in memory
-      for (Lanes& sum : sums) {
-        sum = sum * factor + factor;
-        asm volatile("" : "+v"(sum));  // keeps every step
-      }
-    for (const Lanes& sum : sums) sink += static_cast<double>(sum[0]);
-  }
-  const double seconds = now() - begin;
-  if (sink == 0.0) std::printf("\n");  // the sums are used
-  return 2.0 * kLanes * kChains * kSteps * omp_get_max_threads() / seconds * 1e-9;
-}
-
-/// bf16 dot products into f32 of all threads, in GFLOP/s; 0 where the processor has none.
-double peak_bf16() {
-#ifdef __AVX512BF16__
-  constexpr int kChains = 12, kSteps = 400000;
-  const double begin = now();
-#pragma omp parallel
-  {
-    __m512 sums[kChains] = {};
-    const __m512bh factor = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.5F), _mm512_set1_ps(0.5F));
-    for (int step = 0; step < kSteps; ++step)
-#pragma GCC unroll 12
-      for (__m512& sum : sums) {
-        sum = _mm512_dpbf16_ps(sum, factor, factor);
-        asm volatile("" : "+v"(sum));
-      }
-  }
-  return 64.0 * kChains * kSteps * omp_get_max_threads() / (now() - begin) * 1e-9;
-#else
-  return 0.0;
-#endif
 }
 
 enum class Kind { forward, input_gradient, weight_gradient };
@@ -154,18 +107,17 @@ int run(int rounds) {
     ops->fill(tensor_at(blocks.back(), {block_bytes / 4}, DType::f32), 1e-3);
   }
   std::vector<Case> cases = all_cases();
-  double peaks[2] = {0.0, 0.0};
-  for (int round = 0; round < rounds; ++round) {
-    peaks[0] = std::max(peaks[0], peak_f32());
-    peaks[1] = std::max(peaks[1], peak_bf16());
+  const int threads = omp_get_max_threads();
+  const double f32_peak = measure_f32_peak(threads) * 1e-9;
+  const double bf16_instruction_peak = measure_bf16_peak(threads) * 1e-9;
+  const double bf16_peak = bf16_instruction_peak > 0.0 ? bf16_instruction_peak : f32_peak;
+  for (int round = 0; round < rounds; ++round)
     for (Case& product : cases) measure(*ops, product, blocks);
-  }
-  if (peaks[1] == 0.0) peaks[1] = peaks[0];
-  std::printf("%d threads, best peak: f32 %.0f, bf16 %.0f GFLOP/s\n", omp_get_max_threads(),
-              peaks[0], peaks[1]);
+  std::printf("%d threads, best peak: f32 %.0f, bf16 %.0f GFLOP/s\n", threads, f32_peak, bf16_peak);
   std::printf("%-38s %6s %6s %5s  %7s %7s  %5s %5s\n", "GFLOP/s and share of peak", "m", "n", "k",
               "best", "median", "best", "med.");
-  for (const Case& product : cases) report(product, peaks[product.dtype == DType::bf16 ? 1 : 0]);
+  for (const Case& product : cases)
+    report(product, product.dtype == DType::bf16 ? bf16_peak : f32_peak);
   return 0;
 }
 
@@ -173,5 +125,6 @@ int run(int rounds) {
 }  // namespace phalanx
 
 int main(int argc, char** argv) {
+  phalanx::use_processor_time = argc > 2 && std::strcmp(argv[2], "processor") == 0;
   return phalanx::run(argc > 1 ? std::atoi(argv[1]) : 5);
 }
