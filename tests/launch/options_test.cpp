@@ -121,7 +121,7 @@ TEST(Problems, MissingValuesAndStrayWords) {
   EXPECT_THAT(GivenRun({"--seed", "99999999999999999999"}).problems,
               ElementsAre(HasSubstr("the nearest is 9223372036854775807")));
   EXPECT_THAT(GivenRun({"--config", "/nowhere/x.ini"}).problems,
-              ElementsAre(HasSubstr("/nowhere/x.ini cannot be read")));
+              ElementsAre(HasSubstr("/nowhere/x.ini is no file")));
 }
 
 TEST(Problems, ThrownTogetherAsUsageError) {

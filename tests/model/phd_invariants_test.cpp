@@ -90,6 +90,57 @@ TEST(PhdInvariants, AccumulationEqualsOneLargeMicroBatch) {
     ASSERT_NEAR(a[i], b[i], tolerance * largest) << i;
 }
 
+// Two documents packed into one sequence, the second from a chunk boundary on, give the logits each
+// has alone; two sequences with different cuts show that nothing is transposed.
+TEST(PhdInvariants, PackedDocumentsEqualDocumentsAlone) {
+  ModelConfig config = tiny_config();
+  config.phd_copies = 3;
+  TestModel model(config, kShape, DType::f64);
+  MicroBatch packed = random_batch(16, 2, config.vocab_size, 11);
+  MicroBatch alone = packed;
+  const int64_t cuts[] = {4, 8};
+  for (int64_t s = 0; s < 16; ++s)
+    for (int64_t b = 0; b < 2; ++b)
+      packed.position_ids.push_back(static_cast<int32_t>(s < cuts[b] ? s : s - cuts[b]));
+  for (const int64_t cut : cuts)
+    for (int64_t s = 0; s < 16; ++s)
+      packed.document_start.push_back(static_cast<int32_t>(s < cut ? 0 : cut));
+  for (int64_t b = 0; b < 2; ++b)
+    for (int64_t s = cuts[b]; s < 16; ++s)
+      alone.tokens[static_cast<size_t>((s - cuts[b]) * 2 + b)] =
+          packed.tokens[static_cast<size_t>(s * 2 + b)];
+  for (int64_t b = 0; b < 2; ++b) {
+    const auto row = [&](const std::vector<float>& all) {
+      const auto width = static_cast<int64_t>(all.size() / 2);
+      return std::vector<float>(all.begin() + b * width, all.begin() + (b + 1) * width);
+    };
+    const auto together = row(logits(model, packed, 15));
+    const auto apart = row(logits(model, alone, 15 - cuts[b]));
+    ASSERT_EQ(together.size(), 32U);
+    for (size_t i = 0; i < together.size(); ++i)
+      // f64 inside, rounded to f32 once on the way out.
+      EXPECT_NEAR(together[i], apart[i], 4 * dtype_epsilon(DType::f32) * (1 + std::abs(apart[i])));
+    EXPECT_NE(together, row(logits(model, random_batch(16, 2, config.vocab_size, 11), 15)));
+  }
+}
+
+// Generation must read the row of the position that was asked for.
+TEST(PhdInvariants, LogitsOfAPositionGiveTheLossOfItsTarget) {
+  ModelConfig config = tiny_config();
+  config.phd_copies = 2;
+  TestModel model(config, {.positions = 16, .sequences = 1}, DType::f64);
+  MicroBatch batch = random_batch(16, 1, config.vocab_size, 12);
+  for (const int64_t position : {0, 7, 15}) {
+    std::fill(batch.targets.begin(), batch.targets.end(), kIgnoreTarget);
+    batch.targets[static_cast<size_t>(position)] = 3;
+    const auto row = logits(model, batch, position);
+    double sum = 0;
+    for (int64_t v = 0; v < config.vocab_size; ++v) sum += std::exp(row[static_cast<size_t>(v)]);
+    const double loss = std::log(sum) - row[3];
+    EXPECT_NEAR(model.stage.evaluate(batch).cross_entropy, loss, 8 * dtype_epsilon(DType::f32) * 8);
+  }
+}
+
 TEST(PhdInvariants, EvaluationEqualsTrainingLoss) {
   ModelConfig config = tiny_config();
   config.phd_copies = 2;

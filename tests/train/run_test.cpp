@@ -102,6 +102,17 @@ std::string generate(const GenerationOptions& options,
   return run_generation(run.config, run.config.training.run_dir, options, backend, sink);
 }
 
+TEST(RunEvaluation, RefusesWeightsOfAnotherConfiguration) {
+  const FinishedRun& run = FinishedRun::get();
+  RunConfig config = run.config;
+  config.training.run_dir = fresh_folder("changed");
+  std::filesystem::copy(run.config.training.run_dir, config.training.run_dir,
+                        std::filesystem::copy_options::recursive);
+  EXPECT_NO_THROW(evaluate_on(config, 1));
+  std::ofstream(config.training.run_dir + "/config.ini") << "seed = 1234\nphd-copies = 1\n";
+  EXPECT_THROW(evaluate_on(config, 1), UsageError);
+}
+
 TEST(RunGeneration, StreamsWhatItReturns) {
   std::string streamed;
   const std::string text = generate({.prompt = "ab", .max_new_tokens = 6, .seed = 3},

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <string>
@@ -33,9 +34,14 @@ inline RunConfig tiny_run() {
   return config;
 }
 
-/// An empty folder of this test.
+/// An empty folder of this process, removed when it ends: tests run side by side.
 inline std::string fresh_folder(const std::string& name) {
-  const std::string folder = testing::TempDir() + "/phalanx_train_" + name;
+  struct Root {
+    std::string path = testing::TempDir() + "/phalanx_train_" + std::to_string(getpid());
+    ~Root() { std::filesystem::remove_all(path); }
+  };
+  static const Root root;
+  const std::string folder = root.path + "/" + name;
   std::filesystem::remove_all(folder);
   std::filesystem::create_directories(folder);
   return folder;

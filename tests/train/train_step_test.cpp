@@ -239,7 +239,7 @@ TEST(TrainStep, OneBadRankSkipsOnAll) {
   });
 }
 
-TEST(TrainStep, AStopOnOneRankStopsAll) {
+TEST(TrainStep, AStopEndsTheRunAfterTheStep) {
   RunConfig config = run_in("stop");
   stop_requested() = true;
   SingleRun run(config);
