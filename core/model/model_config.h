@@ -129,7 +129,8 @@ void visit_fields(Config& config, Visitor& visit) {
   visit.group("Initialisation and loss");
   visit("init-method", config.init_method, "standard deviations of the linear layers");
   visit("init-method-std", config.init_method_std, "base deviation; 0: 1 / sqrt(2.5 hidden)");
-  visit("z-loss-coeff", config.z_loss_coeff, "weight of logsumexp^2 in the objective (logs show it unweighted)");
+  visit("z-loss-coeff", config.z_loss_coeff,
+        "weight of logsumexp^2 in the objective (logs show it unweighted)");
   visit.group("PHD-Transformer");
   visit("phd", config.phd, "how copies of a token see each other");
   visit("phd-copies", config.phd_copies, "K: copies of every token, 1 = vanilla");
