@@ -5,7 +5,7 @@
 
 #include <set>
 
-#include "tests/data/allocation_helpers.h"
+#include "tests/allocation_count.h"
 #include "tests/data/data_helpers.h"
 
 namespace phalanx {

@@ -1,29 +1,9 @@
 // Steady state of the CPU backend: results have the same bits on one and on two threads, ops
 // allocate nothing after their first call, and the vectorised exponential keeps its documented
 // error.
-#include <cstdlib>
-#include <new>
-
 #include "kernels/cpu/vector_math.h"
+#include "tests/allocation_count.h"
 #include "tests/kernels/op_test.h"
-
-namespace {
-int64_t num_allocations = 0;
-}
-
-// Every C++ allocation of this program is counted (oneDNN takes its buffers elsewhere). Not
-// inlined, because g++ would then see malloc and operator delete as a mismatched pair.
-__attribute__((noinline)) void* operator new(size_t bytes) {
-  ++num_allocations;
-  if (void* memory = std::malloc(bytes)) return memory;
-  throw std::bad_alloc();
-}
-__attribute__((noinline)) void operator delete(void* memory) noexcept {
-  std::free(memory);
-}
-__attribute__((noinline)) void operator delete(void* memory, size_t) noexcept {
-  std::free(memory);
-}
 
 namespace phalanx::test {
 namespace {
@@ -126,18 +106,18 @@ TEST_P(SteadyState, SumsOverRowsHaveTheSameBitsOnOneTwoAndThreeThreads) {
 TEST_P(SteadyState, LoopsAllocateNothingAndProductsOnlyWhatOneDnnTakesPerCall) {
   Steps steps(2, GetParam());
   steps.run();
-  int64_t before = num_allocations;
+  int64_t before = count_allocations();
   steps.run_loops();
-  EXPECT_EQ(num_allocations - before, 0);
+  EXPECT_EQ(count_allocations() - before, 0);
   // oneDNN builds small argument maps on every call: 1 for sgemm and 7 or 8 for a primitive here.
   constexpr int64_t kPerProduct = 8, kProducts = 3;
-  before = num_allocations;
+  before = count_allocations();
   steps.run_products();
-  const int64_t second = num_allocations - before;
+  const int64_t second = count_allocations() - before;
   EXPECT_LE(second, GetParam() == DType::f64 ? 0 : kPerProduct * kProducts);
-  before = num_allocations;
+  before = count_allocations();
   steps.run_products();
-  EXPECT_EQ(num_allocations - before, second);
+  EXPECT_EQ(count_allocations() - before, second);
 }
 
 }  // namespace
