@@ -78,7 +78,7 @@ TEST(TokenizerTrain, OverlappingPairs) {
 
 TEST(TokenizerTrain, VeryLongWordsDoNotStallIt) {
   std::string word;
-  for (int i = 0; i < 2'000'000; ++i) word.push_back(static_cast<char>('a' + i * i % 23));
+  for (int64_t i = 0; i < 2'000'000; ++i) word.push_back(static_cast<char>('a' + i * i % 23));
   EXPECT_NO_THROW(train({word}, {.vocab_size = 500}));
 }
 

@@ -151,13 +151,16 @@ class GoldenRun {
 /// Allowed relative distance. The script's own deviation in f32 (or bf16) from f64 is one draw of
 /// what rounding does to this model over 20 steps; ours is another draw, so a margin times it is
 /// allowed. Errors scale with the rounding step, which carries the f32 deviation over to f64. In
-/// bf16 the deviation is the largest of many coarse steps, a steadier number: half the margin.
+/// bf16 the deviation is the largest of many coarse steps, a steadier number: half the margin. In
+/// f64 the 20 steps end within tens of rounding steps, and builds with and without fused
+/// multiply-add differ by several of such draws: four times the margin, still below 1e-12.
 double tolerance(const json& golden_case, DType dtype, const char* what) {
   constexpr double kMargin = 8.0;
   const double single = golden_case.at("float32").at(what).get<double>();
   const double step = dtype_epsilon(DType::f32);
   if (dtype == DType::bf16) return kMargin / 2 * golden_case.at("bfloat16").at(what).get<double>();
-  return kMargin * std::max(single, step) * (dtype_epsilon(dtype) / step);
+  const double margin = dtype == DType::f64 ? 4 * kMargin : kMargin;
+  return margin * std::max(single, step) * (dtype_epsilon(dtype) / step);
 }
 
 struct GoldenCase {
