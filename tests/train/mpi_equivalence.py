@@ -15,7 +15,7 @@ STEPS, BATCH, POSITIONS, VOCABULARY = 10, 8, 32, 384
 OPTIONS = f"""--mock-data --train-iters {STEPS} --global-batch-size {BATCH} --seq-length {POSITIONS}
 --num-layers 2 --hidden-size 64 --ffn-hidden-size 96 --num-attention-heads 2 --phd-copies 2
 --phd-window 4 --phd-chunk 8 --vocab-size 257 --lr 0.01 --lr-warmup-iters 2 --threads 1
---eval-iters 2 --peak-tflops 1 --device cpu --tokenizer-type Bytes""".split()
+--eval-interval 5 --eval-iters 2 --peak-tflops 1 --device cpu --tokenizer-type Bytes""".split()
 
 
 def train(program, launcher, run, precision, environment):
