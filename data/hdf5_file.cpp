@@ -269,7 +269,7 @@ std::string Hdf5File::attribute(const std::string& object, const std::string& na
   }
   char* text = nullptr;
   if (H5Aread(attribute, stored, &text) < 0) fail(path_, ": ", name, ": ", hdf5_reason());
-  const std::string value = text == nullptr ? "" : text;
+  std::string value = text == nullptr ? "" : text;
   H5free_memory(text);
   return value;
 }

@@ -62,8 +62,8 @@ class TokenizerJsonReader {
     require(type == "BPE", "the model is ", type, "; only BPE is supported");
     for (const char* affix : {"continuing_subword_prefix", "end_of_word_suffix"}) {
       const Json& value = section(model, affix);
-      require(value.is_null() || value == "", "the model's ", affix,
-              " is set; byte-level tokenizers have none");
+      require(value.is_null() || (value.is_string() && value.get_ref<const std::string&>().empty()),
+              "the model's ", affix, " is set; byte-level tokenizers have none");
     }
     const Json& dropout = section(model, "dropout");
     require(dropout.is_null() || dropout == 0, "the model has dropout, so its ids are random;",

@@ -27,9 +27,8 @@ std::shared_ptr<void> allocate_pages(int64_t bytes) {
   if (mapped == MAP_FAILED)
     fail("cannot map ", bytes, " bytes of host memory: ", std::strerror(errno),
          "; use a smaller micro-batch or more ranks");
-  const auto address = reinterpret_cast<uintptr_t>(mapped);
-  const uintptr_t aligned = (address + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
-  auto* block = reinterpret_cast<void*>(aligned);
+  const auto past_page = static_cast<int64_t>(reinterpret_cast<uintptr_t>(mapped) % kHugePageBytes);
+  auto* block = static_cast<char*>(mapped) + (past_page == 0 ? 0 : kHugePageBytes - past_page);
   madvise(block, static_cast<size_t>(size), MADV_HUGEPAGE);  // advice only: may be refused
   return {block, [mapped, mapped_bytes](void*) { munmap(mapped, mapped_bytes); }};
 }

@@ -219,14 +219,14 @@ struct MatmulEngine::Cache {
 
   static bool probe_bf16(const dnnl::engine& engine) {
     try {
-      Bf16Primitive({engine}, {.m = 16,
-                               .n = 16,
-                               .k = 16,
-                               .a_transposed = false,
-                               .b_transposed = false,
-                               .accumulate = false,
-                               .float_result = false,
-                               .threads = 1});
+      const Bf16Primitive probe({engine}, {.m = 16,
+                                           .n = 16,
+                                           .k = 16,
+                                           .a_transposed = false,
+                                           .b_transposed = false,
+                                           .accumulate = false,
+                                           .float_result = false,
+                                           .threads = 1});
       return true;
     } catch (const dnnl::error& error) {
       return false;

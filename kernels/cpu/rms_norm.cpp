@@ -53,6 +53,7 @@ struct NormBackwardRow {
       dot += product * static_cast<Acc>(weight[i]);
     }
     const Acc along_x = dot * rstd * rstd * rstd / static_cast<Acc>(width);
+    // NOLINTNEXTLINE(bugprone-branch-clone): the check compares loops without their bodies
     if (dresidual == nullptr) {
 #pragma omp simd
       for (int64_t i = 0; i < width; ++i) dx[i] = gradient(i, rstd, along_x);
