@@ -7,14 +7,24 @@
 #include <string>
 
 #include "core/model/model_config.h"
+#include "parallel/parallel_config.h"
 #include "parallel/tensor_parallel.h"
 
 namespace phalanx {
+
+/// The ranks that share a layer's experts (expert view of the mesh).
+struct ExpertGroups {
+  ProcessGroup& ep;         // each has other experts
+  ProcessGroup& expert_tp;  // share the matrices of the same experts
+};
 
 struct LayerContext {
   const ModelConfig& config;
   int64_t layer;  // global number, 0-based
   TensorParallelContext parallel;
+  ProcessGroup& cp;  // share each sequence
+  ExpertGroups experts;
+  Recompute recompute = Recompute::none;
 
   /// "layers.03.attention.q.weight" for "attention.q.weight".
   std::string name(const std::string& rest) const {

@@ -74,6 +74,8 @@ struct ModelConfig {
   int64_t num_experts = 0;  // 0: dense
   int64_t moe_router_topk = 8;
   int64_t moe_ffn_hidden_size = 1024;
+  double moe_aux_loss_coeff = 0.01;
+  double moe_z_loss_coeff = 0.001;
 
   int64_t copies() const { return phd_copies; }
   int64_t query_groups() const {
@@ -151,6 +153,8 @@ void visit_fields(Config& config, Visitor& visit) {
   visit("num-experts", config.num_experts, "experts per layer; 0: dense");
   visit("moe-router-topk", config.moe_router_topk, "experts per token");
   visit("moe-ffn-hidden-size", config.moe_ffn_hidden_size, "SwiGLU width of one expert");
+  visit("moe-aux-loss-coeff", config.moe_aux_loss_coeff, "weight of the load-balance loss");
+  visit("moe-z-loss-coeff", config.moe_z_loss_coeff, "weight of the router's z-loss");
 }
 
 }  // namespace phalanx

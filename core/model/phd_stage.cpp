@@ -90,8 +90,10 @@ PhdStage::Impl::Impl(const ModelConfig& model, ParameterStore& store, Backend& b
   layers.reserve(static_cast<size_t>(config.num_layers));
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     const bool last = layer == config.num_layers - 1;
-    layers.emplace_back(LayerContext{config, layer, context},
-                        last ? QueryRows::last_copy : QueryRows::all_copies);
+    layers.emplace_back(
+        LayerContext{
+            config, layer, context, *groups.cp, {.ep = *groups.ep, .expert_tp = *groups.expert_tp}},
+        last ? QueryRows::last_copy : QueryRows::all_copies);
   }
   final_norm_parameter = parameters.size();
   final_norm.emplace(context, "final_norm.weight",

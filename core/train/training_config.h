@@ -38,9 +38,10 @@ struct TrainingConfig {
   int64_t eval_interval = 0;  // 0: no evaluation
   int64_t eval_iters = 10;
   int64_t log_interval = 1;
-  std::string tensorboard_dir;      // empty: RUN/tensorboard
-  double peak_tflops = 0.0;         // dense peak of one rank for MFU; 0: measured at start
-  int64_t max_skipped_in_row = 10;  // NaN or infinite steps in a row before the run stops
+  std::string tensorboard_dir;         // empty: RUN/tensorboard
+  double peak_tflops = 0.0;            // dense peak of one rank for MFU; 0: measured at start
+  int64_t max_skipped_in_row = 10;     // NaN or infinite steps in a row before the run stops
+  int64_t replica_check_interval = 0;  // steps; 0: never
 };
 
 template <class Config, class Visitor>
@@ -59,6 +60,8 @@ void visit_fields(Config& config, Visitor& visit) {
   visit("threads", config.threads, "CPU threads per rank; 0: OpenMP's default");
   visit("max-skipped-in-row", config.max_skipped_in_row,
         "stop after this many NaN or infinite steps in a row");
+  visit("replica-check-interval", config.replica_check_interval,
+        "steps between comparisons of replicated parameters; 0: never");
   visit.group("Evaluation and logs");
   visit("eval-interval", config.eval_interval,
         "steps between evaluations; 0: no evaluation at all");

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -71,11 +72,16 @@ class ArenaScope {
   int64_t mark_;
 };
 
+/// Work that a backward leaves for later, in order: the weight-gradient halves of a split backward
+/// (zero-bubble pipelines). What it reads must live in the saved arena.
+using DeferredWork = std::vector<std::function<void(Arena& scratch)>>;
+
 /// What a layer is handed: `saved` lives until the layer's backward, `scratch` until the enclosing
 /// ArenaScope ends.
 struct Memory {
   Arena& saved;
   Arena& scratch;
+  DeferredWork* deferred = nullptr;  // where weight gradients wait; null: computed at once
 };
 
 }  // namespace phalanx
