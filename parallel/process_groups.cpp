@@ -63,6 +63,21 @@ ProcessGroups make_measuring_process_groups(const DeviceMesh& mesh, int64_t rank
       });
 }
 
+ProcessGroups make_measuring_process_groups(const ProcessGroups& groups) {
+  const auto silent = [](const std::unique_ptr<ProcessGroup>& group) {
+    return std::make_unique<SilentProcessGroup>(group->name(), group->rank(), group->size());
+  };
+  return {.world = silent(groups.world),
+          .tp = silent(groups.tp),
+          .cp = silent(groups.cp),
+          .dp = silent(groups.dp),
+          .dp_cp = silent(groups.dp_cp),
+          .pp = silent(groups.pp),
+          .ep = silent(groups.ep),
+          .expert_tp = silent(groups.expert_tp),
+          .expert_dp = silent(groups.expert_dp)};
+}
+
 ProcessGroups make_single_process_groups() {
   return make_measuring_process_groups(DeviceMesh(ParallelConfig{}, 1), 0);
 }
