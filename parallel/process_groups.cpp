@@ -12,10 +12,6 @@ class SilentProcessGroup final : public ProcessGroup {
   using ProcessGroup::ProcessGroup;
 
  private:
-  class CompletedWork final : public Work {
-   public:
-    void wait() override {}
-  };
   using Counts = std::span<const int64_t>;
 
   void all_reduce_impl(const Tensor&, ReduceOp) override {}
@@ -23,14 +19,10 @@ class SilentProcessGroup final : public ProcessGroup {
   void reduce_scatter_impl(const Tensor&, Counts) override {}
   void all_to_all_impl(const Tensor&, const Tensor&, Counts, Counts) override {}
   void broadcast_impl(const Tensor&, int) override {}
-  void exchange_impl(std::span<const Exchange>) override {}
   void barrier_impl() override {}
-  PendingWork reduce_scatter_async_impl(const Tensor&, Counts) override {
-    return std::make_unique<CompletedWork>();
-  }
-  PendingWork all_gather_async_impl(const Tensor&, Counts) override {
-    return std::make_unique<CompletedWork>();
-  }
+  PendingWork reduce_scatter_async_impl(const Tensor&, Counts) override { return completed_work(); }
+  PendingWork all_gather_async_impl(const Tensor&, Counts) override { return completed_work(); }
+  PendingWork exchange_async_impl(std::span<const Exchange>) override { return completed_work(); }
 };
 
 }  // namespace
