@@ -7,19 +7,14 @@
 #pragma once
 
 #include "kernels/attention_mask.h"
+#include "kernels/position_range.h"
 
 namespace phalanx {
-
-/// Key positions [begin, end); empty if end <= begin.
-struct KeyRange {
-  int64_t begin = 0;
-  int64_t end = 0;
-};
 
 /// Positions of copy `key_copy` that `query` sees when the pattern over original keys is full. For
 /// another pattern it holds inside each pattern block that the query's block sees. Hidden keys
 /// form one run too: the window and the chunk cut off the past, the copy order the own position.
-constexpr KeyRange visible_keys(const AttentionMask& mask, AttentionRow query, int64_t key_copy,
+constexpr PositionRange visible_keys(const AttentionMask& mask, AttentionRow query, int64_t key_copy,
                                 int64_t document_start) {
   const int64_t n = query.position;
   if (mask.visibility == CopyVisibility::naive) {
@@ -73,12 +68,19 @@ constexpr PatternCover pattern_cover(const AttentionMask& mask, const QueryTile&
   return cover;
 }
 
+/// Keys that are there to be seen: `positions` of copies [first_copy, end_copy).
+struct PresentKeys {
+  PositionRange positions;
+  int64_t first_copy = 0;
+  int64_t end_copy = std::numeric_limits<int64_t>::max();
+};
+
 /// Visits the blocks of one copy that obey the pattern over original keys. Blocks start at
 /// multiples of `block_size` whatever the tile, because then an original adds up its keys in the
 /// same order for every K, and its output is the same bit for bit.
 template <class Visit>
 constexpr void for_each_causal_block(const AttentionMask& mask, const QueryTile& tile, int64_t copy,
-                                     KeyRange keys, int64_t block_size, Visit&& visit) {
+                                     PositionRange keys, int64_t block_size, Visit&& visit) {
   const bool own_visible = mask.visibility == CopyVisibility::local || copy <= tile.first_copy;
   const int64_t last_full = own_visible ? tile.first_position : tile.first_position - 1;
   const int64_t end = std::min(keys.end, tile.last_position + 1);
@@ -99,17 +101,19 @@ constexpr void for_each_causal_block(const AttentionMask& mask, const QueryTile&
 /// Calls visit(KeyBlock) for each block of at most `block_size` keys inside `keys` that some row of
 /// the tile may see, in the order of the sums: originals first, then hidden copies.
 template <class Visit>
-constexpr void for_each_key_block(const AttentionMask& mask, const QueryTile& tile, KeyRange keys,
-                                  int64_t block_size, Visit&& visit) {
+constexpr void for_each_key_block(const AttentionMask& mask, const QueryTile& tile,
+                                  const PresentKeys& keys, int64_t block_size, Visit&& visit) {
   const bool naive = mask.visibility == CopyVisibility::naive;
-  for (int64_t copy = 0; copy < (naive ? mask.copies : 1); ++copy) {
-    for_each_causal_block(mask, tile, copy, keys, block_size, visit);
+  const int64_t end_copy = std::min(keys.end_copy, mask.copies);
+  const int64_t end_causal = naive ? end_copy : std::min<int64_t>(end_copy, 1);
+  for (int64_t copy = keys.first_copy; copy < end_causal; ++copy) {
+    for_each_causal_block(mask, tile, copy, keys.positions, block_size, visit);
   }
   if (naive || tile.last_copy == 0) return;
-  const int64_t first =
-      std::max({keys.begin, tile.first_document, mask.first_hidden_position(tile.first_position)});
-  const int64_t end = std::min(keys.end, tile.last_position + 1);
-  for (int64_t copy = 1; copy < mask.copies; ++copy) {
+  const int64_t first = std::max({keys.positions.begin, tile.first_document,
+                                  mask.first_hidden_position(tile.first_position)});
+  const int64_t end = std::min(keys.positions.end, tile.last_position + 1);
+  for (int64_t copy = std::max<int64_t>(keys.first_copy, 1); copy < end_copy; ++copy) {
     for (int64_t begin = first; begin < end; begin += block_size) {
       visit(KeyBlock{copy, begin, std::min(begin + block_size, end), false});
     }

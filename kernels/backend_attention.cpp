@@ -54,6 +54,21 @@ void check_heads(const OpScope& scope, const Tensor& heads, const Tensor& rows,
                 options.norm_width);
 }
 
+/// `runs` are ascending and hold the positions of dim `dim` of `tensor`, or are absent.
+void check_runs(const OpScope& scope, const char* name, const Tensor& tensor, int dim,
+                std::span<const PositionRange> runs) {
+  if (runs.empty()) return;
+  int64_t count = 0;
+  int64_t last = 0;
+  for (const PositionRange& run : runs) {
+    scope.require(last <= run.begin && run.begin <= run.end, name, tensor, "has a run [", run.begin,
+                  ", ", run.end, ") out of order after position ", last);
+    count += run.size();
+    last = run.end;
+  }
+  scope.require(count == tensor.shape[dim], name, tensor, "has runs of ", count, " positions");
+}
+
 void check_attention_inputs(const OpScope& scope, const AttentionInputs& inputs) {
   const Tensor& q = inputs.q;
   const Tensor& k = inputs.k;
@@ -63,13 +78,17 @@ void check_attention_inputs(const OpScope& scope, const AttentionInputs& inputs)
   scope.require(inputs.query_copies >= 1 && q.shape[3] % inputs.query_copies == 0, "q", q,
                 "must hold query_copies = ", inputs.query_copies, " in [B, G, S, Kq*R, D]");
   scope.shape("k", k, {k.shape[0], q.shape[0], q.shape[1], k.shape[3], q.shape[4]}, q.dtype);
-  scope.require(1 <= k.shape[0] && k.shape[0] <= inputs.mask.copies, "k", k, "must have 1 to ",
-                inputs.mask.copies, " copies in [K, B, G, S, D]");
+  scope.require(0 <= inputs.first_key_copy && 1 <= k.shape[0] &&
+                    inputs.first_key_copy + k.shape[0] <= inputs.mask.copies,
+                "k", k, "in [Kk, B, G, S, D] holds copies from ", inputs.first_key_copy,
+                " on, of ", inputs.mask.copies, " in the mask");
   scope.shape("v", inputs.v, k.shape, q.dtype);
   scope.require(0 <= inputs.first_query_copy &&
                     inputs.first_query_copy + inputs.query_copies <= inputs.mask.copies,
                 "q", q, "holds copies from ", inputs.first_query_copy, " on, beyond the ",
                 inputs.mask.copies, " of the mask");
+  check_runs(scope, "q", q, 2, inputs.query_runs);
+  check_runs(scope, "k", k, 3, inputs.key_runs);
   if (inputs.document_start)
     scope.shape("document_start", inputs.document_start, {q.shape[0], q.shape[2]}, DType::i32);
 }

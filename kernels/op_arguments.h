@@ -3,9 +3,12 @@
 // R = A / G query heads per group, D head dim, F feed-forward, V vocabulary.
 #pragma once
 
+#include <span>
+
 #include "kernels/attention_mask.h"
 #include "kernels/base/philox.h"
 #include "kernels/base/tensor.h"
+#include "kernels/position_range.h"
 
 namespace phalanx {
 
@@ -60,7 +63,9 @@ struct SplitHeads {
   CopyPosition copy_position = CopyPosition::shared;
 };
 
-/// Inputs of attention. q [B, G, Sq, Kq*R, D]; k, v [K, B, G, Sk, D].
+/// Inputs of attention. q [B, G, Sq, Kq*R, D]; k, v [Kk, B, G, Sk, D]. Positions of q and of k need
+/// not be those of a whole sequence, nor copies of k all K: what a rank of a shared sequence holds,
+/// or was sent, is attended as it lies.
 struct AttentionInputs {
   Tensor q;
   Tensor k;
@@ -70,8 +75,11 @@ struct AttentionInputs {
   double scale = 1.0;            // usually 1 / sqrt(D)
   int64_t query_copies = 1;      // Kq: copies present in q
   int64_t first_query_copy = 0;  // number of q's first copy
-  int64_t query_offset = 0;      // global position of q's position 0
-  int64_t key_offset = 0;        // global position of k's position 0
+  int64_t first_key_copy = 0;    // number of k's first copy
+  // Global positions of q and of k: ascending runs, one after the other along S; empty: [0, S).
+  // They outlive the call.
+  std::span<const PositionRange> query_runs{};
+  std::span<const PositionRange> key_runs{};
 };
 
 /// Results of attention_backward: same shapes as q, k, v; assigned.

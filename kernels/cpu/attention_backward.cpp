@@ -21,16 +21,16 @@ constexpr int64_t kKeyChunk = 4 * kTileKeys;  // keys of one task when a pair's 
 /// Which gradients a pass over tiles makes.
 enum class Pass : uint8_t { both, queries, keys };
 
-/// Sums of dk and dv over query tiles: [copy][position - first][width].
+/// Sums of dk and dv over query tiles for rows `range` of [Sk]: [slot of Kk][row - first][width].
 template <class Real>
 struct KeySums {
   Real* dk = nullptr;
   Real* dv = nullptr;
-  KeyRange range;
+  PositionRange range;
   int64_t width = 0;
 
-  int64_t offset(int64_t copy, int64_t position) const {
-    return (copy * (range.end - range.begin) + position - range.begin) * width;
+  int64_t offset(int64_t slot, int64_t row) const {
+    return (slot * range.size() + row - range.begin) * width;
   }
 };
 
@@ -111,8 +111,8 @@ struct BackwardTile {
     }
   }
 
-  KeySums<Real> clear_sums(KeyRange range, int64_t copies, int64_t width) {
-    const int64_t size = copies * (range.end - range.begin) * width;
+  KeySums<Real> clear_sums(PositionRange range, int64_t copies, int64_t width) {
+    const int64_t size = copies * range.size() * width;
     Real* data = sums_buffer.get(2 * size);
     std::fill(data, data + 2 * size, Real(0));
     return {.dk = data, .dv = data + size, .range = range, .width = width};
@@ -255,12 +255,13 @@ void add_to_queries(BackwardTile<T>& tile, const TileRows<T>& keys, int64_t widt
 
 template <class T>
 void backward_block(BackwardTile<T>& tile, const AttentionProblem<T>& problem,
-                    const KeyBlock& block, const KeySums<typename BackwardTile<T>::Real>& sums,
-                    Pass pass) {
+                    const KeyBlock& block, int64_t row,
+                    const KeySums<typename BackwardTile<T>::Real>& sums, Pass pass) {
   const auto factor = static_cast<typename BackwardTile<T>::Real>(problem.inputs.scale * kLog2E);
   cover_block(tile.cover, problem.inputs.mask, tile.rows, block);
   const int64_t count = block.end - block.begin;
-  const int64_t index = problem.key_index(block.copy, tile.rows.pair, block.begin);
+  const int64_t slot = block.copy - problem.inputs.first_key_copy;
+  const int64_t index = problem.key_index(slot, tile.rows.pair, row);
   const int64_t width = problem.width;
   const auto keys = load_rows(problem, problem.k + index, count, tile.key_buffer[0]);
   const auto values = load_rows(problem, problem.v + index, count, tile.key_buffer[1]);
@@ -268,7 +269,7 @@ void backward_block(BackwardTile<T>& tile, const AttentionProblem<T>& problem,
   score_block<T>(tile.cover, values, tile.douts, width, tile.dweights);
   differentiate_block(tile, factor);
   if (pass != Pass::queries) {
-    const int64_t offset = sums.offset(block.copy, block.begin);
+    const int64_t offset = sums.offset(slot, row);
     add_to_keys(sums.dv + offset, tile, tile.weights, tile.dout_rows, width);
     add_to_keys(sums.dk + offset, tile, tile.dscores, tile.query_rows, width);
   }
@@ -287,44 +288,42 @@ void store_rows(T* target, const Real* sums, int64_t count, const AttentionProbl
   }
 }
 
-/// One query tile against the keys in `range`.
+/// One query tile against the rows `range` of keys.
 template <class T>
-void backward_tile(BackwardTile<T>& tile, const BackwardCall<T>& call, KeyRange range,
+void backward_tile(BackwardTile<T>& tile, const BackwardCall<T>& call, PositionRange range,
                    const KeySums<typename BackwardTile<T>::Real>& sums, Pass pass) {
   using Real = typename BackwardTile<T>::Real;
   const AttentionProblem<T>& problem = call.problem;
   bool loaded = false;
   if (pass != Pass::keys) std::fill(tile.dq, tile.dq + kTileRows * problem.width, Real(0));
-  for_each_key_block(problem.inputs.mask, tile.rows.tile, range, kTileKeys,
-                     [&](const KeyBlock& block) {
-                       if (!loaded) load_tile(tile, call);
-                       loaded = true;
-                       backward_block(tile, problem, block, sums, pass);
-                     });
+  problem.for_each_block(tile.rows.tile, range, [&](const KeyBlock& block, int64_t row) {
+    if (!loaded) load_tile(tile, call);
+    loaded = true;
+    backward_block(tile, problem, block, row, sums, pass);
+  });
   if (pass == Pass::keys) return;
   const int64_t first = tile.rows.pair * problem.rows() + tile.rows.first;
   store_rows(call.dq + first * problem.head_dim, tile.dq, tile.rows.count, problem,
              problem.inputs.scale);
 }
 
-/// All tiles of a pair against the keys in `range`; dk and dv of that range are complete after it.
+/// All tiles of a pair against the rows `range` of keys, whose dk and dv are complete after it.
 template <class T>
-void backward_keys(BackwardTile<T>& tile, const BackwardCall<T>& call, int64_t pair, KeyRange range,
-                   Pass pass) {
+void backward_keys(BackwardTile<T>& tile, const BackwardCall<T>& call, int64_t pair,
+                   PositionRange range, Pass pass) {
   const AttentionProblem<T>& problem = call.problem;
-  const int64_t copies = problem.inputs.mask.copies;
+  const int64_t copies = problem.key_copies;
   tile.reserve(problem.width);
   const auto sums = tile.clear_sums(range, copies, problem.width);
   for (int64_t number = 0; number < problem.num_tiles(); ++number) {
     tile.rows = query_rows(problem, pair, number);
     backward_tile(tile, call, range, sums, pass);
   }
-  for (int64_t copy = 0; copy < copies; ++copy) {
-    const int64_t source = sums.offset(copy, range.begin);
-    const int64_t target = problem.key_index(copy, pair, range.begin);
-    const int64_t count = range.end - range.begin;
-    store_rows(call.dk + target, sums.dk + source, count, problem, problem.inputs.scale);
-    store_rows(call.dv + target, sums.dv + source, count, problem, 1.0);
+  for (int64_t slot = 0; slot < copies; ++slot) {
+    const int64_t source = sums.offset(slot, range.begin);
+    const int64_t target = problem.key_index(slot, pair, range.begin);
+    store_rows(call.dk + target, sums.dk + source, range.size(), problem, problem.inputs.scale);
+    store_rows(call.dv + target, sums.dv + source, range.size(), problem, 1.0);
   }
 }
 
@@ -335,8 +334,36 @@ void backward_by_pairs(const BackwardCall<T>& call, int num_threads) {
 #pragma omp parallel for schedule(dynamic) num_threads(num_threads)
   for (int64_t pair = 0; pair < num_pairs; ++pair) {
     thread_local BackwardTile<T> tile;
-    backward_keys(tile, call, pair, call.problem.key_range(), Pass::both);
+    backward_keys(tile, call, pair, call.problem.all_keys, Pass::both);
   }
+}
+
+/// Tasks that divide the keys of a pair are cut at multiples of kKeyChunk positions of each run.
+int64_t num_chunks_of(const PositionRange& run) {
+  return (run.end + kKeyChunk - 1) / kKeyChunk - run.begin / kKeyChunk;
+}
+
+template <class T>
+int64_t num_key_chunks(const AttentionProblem<T>& problem) {
+  int64_t chunks = 0;
+  for (const PositionRange& run : problem.key_runs()) chunks += num_chunks_of(run);
+  return chunks;
+}
+
+/// Rows of [Sk] in chunk `number`.
+template <class T>
+PositionRange key_chunk(const AttentionProblem<T>& problem, int64_t number) {
+  int64_t row = 0;  // of the run's first position
+  for (const PositionRange& run : problem.key_runs()) {
+    const int64_t begin = (run.begin / kKeyChunk + number) * kKeyChunk;
+    if (number < num_chunks_of(run)) {
+      const int64_t shift = row - run.begin;  // from positions to rows
+      return {std::max(run.begin, begin) + shift, std::min(run.end, begin + kKeyChunk) + shift};
+    }
+    number -= num_chunks_of(run);
+    row += run.size();
+  }
+  return {};
 }
 
 /// Few pairs, many threads: dq by query tiles, then dk and dv by chunks of keys. Scores are made
@@ -344,24 +371,20 @@ void backward_by_pairs(const BackwardCall<T>& call, int num_threads) {
 template <class T>
 void backward_by_tiles(const BackwardCall<T>& call, int num_threads) {
   const AttentionProblem<T>& problem = call.problem;
-  const KeyRange keys = problem.key_range();
   const int64_t num_tiles = problem.num_tiles();
-  const int64_t first_chunk = keys.begin / kKeyChunk;
-  const int64_t num_chunks = (keys.end + kKeyChunk - 1) / kKeyChunk - first_chunk;
   const int64_t num_query_tasks = num_tiles * problem.num_pairs();
-  const int64_t num_key_tasks = num_chunks * problem.num_pairs();
+  const int64_t num_key_tasks = num_key_chunks(problem) * problem.num_pairs();
 #pragma omp parallel for schedule(dynamic) num_threads(num_threads)
   for (int64_t task = 0; task < num_key_tasks + num_query_tasks; ++task) {
     thread_local BackwardTile<T> tile;
     if (task < num_key_tasks) {  // the larger tasks first; early chunks are seen by most tiles
-      const int64_t begin = (first_chunk + task / problem.num_pairs()) * kKeyChunk;
-      const KeyRange range{std::max(keys.begin, begin), std::min(keys.end, begin + kKeyChunk)};
-      backward_keys(tile, call, task % problem.num_pairs(), range, Pass::keys);
+      const PositionRange chunk = key_chunk(problem, task / problem.num_pairs());
+      backward_keys(tile, call, task % problem.num_pairs(), chunk, Pass::keys);
     } else {
       const int64_t number = num_tiles - 1 - (task - num_key_tasks) / problem.num_pairs();
       tile.reserve(problem.width);
       tile.rows = query_rows(problem, task % problem.num_pairs(), number);
-      backward_tile(tile, call, keys, {}, Pass::queries);
+      backward_tile(tile, call, problem.all_keys, {}, Pass::queries);
     }
   }
 }

@@ -34,7 +34,7 @@ void set_visible_keys(BlockCover<T>& cover, const AttentionMask& mask, const Que
                          (block.copy == 0 || mask.visibility == CopyVisibility::naive);
   const int64_t padded = cover.vectors * BlockCover<T>::Lanes::kLanes;
   for (int64_t i = 0; i < padded; ++i) {
-    KeyRange range;
+    PositionRange range;
     if (i < rows.count && (!patterned || mask.block_visible(rows.row[i].position / mask.block,
                                                             block.begin / mask.block))) {
       range = visible_keys(mask, rows.row[i], block.copy, rows.document[i]);

@@ -31,6 +31,7 @@ struct AttentionProblem {
         rows_per_position(in.q.shape[3]),
         head_dim(in.q.shape[4]),
         keys(in.k.shape[3]),
+        key_copies(in.k.shape[0]),
         width(round_up(head_dim, Traits::Lanes::kLanes)),
         q(in.q.as<T>()),
         k(in.k.as<T>()),
@@ -39,12 +40,42 @@ struct AttentionProblem {
 
   int64_t heads_per_group() const { return rows_per_position / inputs.query_copies; }
   int64_t rows() const { return queries * rows_per_position; }
-  int64_t num_tiles() const { return (rows() + kTileRows - 1) / kTileRows; }
+  int64_t tiles_of(const PositionRange& run) const {
+    return (run.size() * rows_per_position + kTileRows - 1) / kTileRows;
+  }
+  /// Tiles end where runs end: the positions of a tile's rows are consecutive.
+  int64_t num_tiles() const {
+    int64_t tiles = 0;
+    for (const PositionRange& run : query_runs()) tiles += tiles_of(run);
+    return tiles;
+  }
   int64_t num_pairs() const { return batch * groups; }  // (sequence, group) pairs
-  KeyRange key_range() const { return {inputs.key_offset, inputs.key_offset + keys}; }
-  /// First element of k or v at (copy, pair, global position).
-  int64_t key_index(int64_t copy, int64_t pair, int64_t position) const {
-    return ((copy * num_pairs() + pair) * keys + position - inputs.key_offset) * head_dim;
+  std::span<const PositionRange> query_runs() const {
+    return inputs.query_runs.empty() ? std::span(&all_queries, 1) : inputs.query_runs;
+  }
+  std::span<const PositionRange> key_runs() const {
+    return inputs.key_runs.empty() ? std::span(&all_keys, 1) : inputs.key_runs;
+  }
+  /// First element of k or v at (slot of [Kk], pair, row of [Sk]).
+  int64_t key_index(int64_t slot, int64_t pair, int64_t row) const {
+    return ((slot * num_pairs() + pair) * keys + row) * head_dim;
+  }
+  /// Calls visit(block, row) for the blocks that the tile may see among rows [rows.begin, rows.end)
+  /// of [Sk]; `row` is the row of the block's first key.
+  template <class Visit>
+  void for_each_block(const QueryTile& tile, PositionRange key_rows, Visit&& visit) const {
+    int64_t row = 0;  // of the run's first position
+    for (const PositionRange& run : key_runs()) {
+      const int64_t shift = run.begin - row;  // from rows to positions
+      const PresentKeys present{{std::max(run.begin, key_rows.begin + shift),
+                                 std::min(run.end, key_rows.end + shift)},
+                                inputs.first_key_copy,
+                                inputs.first_key_copy + key_copies};
+      row += run.size();
+      if (present.positions.size() == 0) continue;
+      for_each_key_block(inputs.mask, tile, present, kTileKeys,
+                         [&](const KeyBlock& block) { visit(block, block.begin - shift); });
+    }
   }
   /// First element of out or dout for row `row` of [Sq * Kq * R] of a pair.
   int64_t output_index(int64_t pair, int64_t row) const {
@@ -57,7 +88,9 @@ struct AttentionProblem {
   }
 
   const AttentionInputs& inputs;
-  int64_t batch, groups, queries, rows_per_position, head_dim, keys, width;
+  int64_t batch, groups, queries, rows_per_position, head_dim, keys, key_copies, width;
+  PositionRange all_queries{0, queries};  // the run of inputs that name none
+  PositionRange all_keys{0, keys};
   const T* q;
   const T* k;
   const T* v;
@@ -79,15 +112,25 @@ QueryRows query_rows(const AttentionProblem<T>& problem, int64_t pair, int64_t t
   const AttentionInputs& in = problem.inputs;
   QueryRows rows;
   rows.pair = pair;
-  rows.first = tile * kTileRows;
-  rows.count = std::min(kTileRows, problem.rows() - rows.first);
+  PositionRange run;
+  int64_t first_query = 0;  // of the run, along [Sq]
+  for (const PositionRange& candidate : problem.query_runs()) {
+    run = candidate;
+    const int64_t tiles = problem.tiles_of(run);
+    if (tile < tiles) break;
+    tile -= tiles;
+    first_query += run.size();
+  }
+  rows.first = first_query * problem.rows_per_position + tile * kTileRows;
+  rows.count = std::min(
+      kTileRows, (first_query + run.size()) * problem.rows_per_position - rows.first);
   const int32_t* documents = problem.document_start == nullptr
                                  ? nullptr
                                  : problem.document_start + pair / problem.groups * problem.queries;
   for (int64_t i = 0; i < rows.count; ++i) {
     const int64_t query = (rows.first + i) / problem.rows_per_position;
     const int64_t slot = (rows.first + i) % problem.rows_per_position;
-    const AttentionRow row{in.query_offset + query,
+    const AttentionRow row{run.begin + query - first_query,
                            in.first_query_copy + slot / problem.heads_per_group()};
     const int64_t document = documents == nullptr ? 0 : documents[query];
     rows.row[i] = row;

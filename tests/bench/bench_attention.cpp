@@ -76,7 +76,7 @@ int64_t visible_pairs(const AttentionMask& mask, int64_t positions) {
   for (int64_t n = 0; n < positions; ++n)
     for (int64_t copy = 0; copy < mask.copies; ++copy)
       for (int64_t key_copy = 0; key_copy < mask.copies; ++key_copy) {
-        const KeyRange range = visible_keys(mask, {n, copy}, key_copy, 0);
+        const PositionRange range = visible_keys(mask, {n, copy}, key_copy, 0);
         pairs += std::max<int64_t>(0, range.end - range.begin);
       }
   return pairs;

@@ -174,7 +174,7 @@ TEST(AttentionTiles, VisibleKeysEqualTheRule) {
     for (const int64_t document : {0, 5, 37}) {
       int64_t wrong = 0;
       for_each_pair(70, mask.copies, [&](AttentionRow query, AttentionRow key) {
-        const KeyRange range = visible_keys(mask, query, key.copy, document);
+        const PositionRange range = visible_keys(mask, query, key.copy, document);
         const bool inside = key.position >= range.begin && key.position < range.end;
         wrong += inside != mask.visible(query, key, document) ? 1 : 0;
       });

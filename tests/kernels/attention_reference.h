@@ -17,20 +17,35 @@ struct AttentionCase {
   int64_t query_copies = 0;  // 0: all of mask.copies
   int64_t first_query_copy = 0, query_offset = 0, key_offset = 0;
   std::vector<int32_t> document_start = {};  // [B, Sq] or empty
+  std::vector<PositionRange> query_runs = {}, key_runs = {};  // empty: one from the offset on
+  int64_t first_key_copy = 0, key_copies = 0;                 // 0: all from the first one on
 
   int64_t num_query_copies() const { return query_copies > 0 ? query_copies : mask.copies; }
   int64_t rows_per_position() const { return num_query_copies() * per_group; }
   int64_t num_rows() const { return batch * groups * queries * rows_per_position(); }
   int64_t heads() const { return groups * per_group; }
   Shape query_shape() const { return {batch, groups, queries, rows_per_position(), head_dim}; }
-  Shape key_shape() const { return {mask.copies, batch, groups, keys, head_dim}; }
+  int64_t num_key_copies() const {
+    return key_copies > 0 ? key_copies : mask.copies - first_key_copy;
+  }
+  Shape key_shape() const { return {num_key_copies(), batch, groups, keys, head_dim}; }
   Shape out_shape() const { return {queries, batch, num_query_copies(), heads() * head_dim}; }
   Shape row_shape() const { return {batch, groups, queries, rows_per_position()}; }
   double scale() const { return 1.0 / std::sqrt(static_cast<double>(head_dim)); }
 
+  static int64_t position(const std::vector<PositionRange>& runs, int64_t offset, int64_t index) {
+    for (const PositionRange& run : runs) {
+      if (index < run.size()) return run.begin + index;
+      index -= run.size();
+    }
+    return offset + index;
+  }
+  AttentionRow key_row(int64_t slot, int64_t key) const {
+    return {position(key_runs, key_offset, key), first_key_copy + slot};
+  }
   AttentionRow query_row(int64_t row) const {
     const int64_t slot = row % rows_per_position();
-    return {query_offset + row / rows_per_position() % queries,
+    return {position(query_runs, query_offset, row / rows_per_position() % queries),
             first_query_copy + slot / per_group};
   }
   int64_t pair_of(int64_t row) const { return row / rows_per_position() / queries; }

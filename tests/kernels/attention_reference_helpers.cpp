@@ -7,10 +7,10 @@ namespace {
 /// Calls visit(copy, key, global key row) for each key that the row sees.
 template <class Visit>
 void for_each_visible_key(const AttentionCase& c, int64_t row, Visit visit) {
-  for (int64_t copy = 0; copy < c.mask.copies; ++copy) {
+  for (int64_t slot = 0; slot < c.num_key_copies(); ++slot) {
     for (int64_t key = 0; key < c.keys; ++key) {
-      const AttentionRow key_row{c.key_offset + key, copy};
-      if (c.mask.visible(c.query_row(row), key_row, c.document_of(row))) visit(copy, key);
+      if (c.mask.visible(c.query_row(row), c.key_row(slot, key), c.document_of(row)))
+        visit(slot, key);
     }
   }
 }
@@ -167,6 +167,17 @@ std::vector<AttentionCase> attention_cases() {
     ahead.key_offset = 30;
     ahead.keys = 45;
     cases.push_back(ahead);
+    AttentionCase runs = documents;  // two runs of queries, three of keys, one of them ahead
+    runs.query_runs = {{20, 37}, {110, 138}};
+    runs.key_runs = {{0, 9}, {17, 33}, {100, 120}};
+    for (int32_t& start : runs.document_start) start = start / 3;
+    cases.push_back(runs);
+    runs.key_copies = 1;
+    cases.push_back(runs);
+    if (mask.copies == 1) continue;
+    runs.key_copies = 0;
+    runs.first_key_copy = 1;
+    cases.push_back(runs);
   }
   return cases;
 }

@@ -53,7 +53,10 @@ struct AttentionRun {
         dk(c.key_shape().numel()),
         dv(c.key_shape().numel()),
         lse(c.num_rows()),
-        delta(c.num_rows()) {}
+        delta(c.num_rows()) {
+    if (c.query_runs.empty()) c.query_runs = {{c.query_offset, c.query_offset + c.queries}};
+    if (c.key_runs.empty()) c.key_runs = {{c.key_offset, c.key_offset + c.keys}};
+  }
 
   AttentionInputs inputs() {
     return {.q = q.tensor(c.query_shape()),
@@ -66,8 +69,9 @@ struct AttentionRun {
             .scale = c.scale(),
             .query_copies = c.num_query_copies(),
             .first_query_copy = c.first_query_copy,
-            .query_offset = c.query_offset,
-            .key_offset = c.key_offset};
+            .first_key_copy = c.first_key_copy,
+            .query_runs = c.query_runs,
+            .key_runs = c.key_runs};
   }
   void forward(int num_threads = 0) {
     out.poison();
