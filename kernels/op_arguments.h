@@ -3,6 +3,8 @@
 // R = A / G query heads per group, D head dim, F feed-forward, V vocabulary.
 #pragma once
 
+#include <span>
+
 #include "kernels/attention_mask.h"
 #include "kernels/base/philox.h"
 #include "kernels/base/tensor.h"
@@ -88,6 +90,27 @@ struct CrossEntropyOptions {
   int64_t vocab_size = 0;   // columns at or beyond this global id are padding, never counted
   double loss_scale = 1.0;  // d(objective)/d(cross-entropy of one row), usually 1 / loss tokens
   double z_loss = 0.0;      // coefficient of logsumexp^2
+};
+
+/// What the router decides for n rows and E experts, k of which each row uses.
+struct RouterOutputs {
+  Tensor probabilities;  // [n, E] acc
+  Tensor logsumexp;      // [n] acc
+  Tensor experts;        // [n, k] i32
+  Tensor weights;        // [n, k] acc: probabilities of `experts`
+};
+
+/// Factors of the router's own losses (see Backend::router_loss).
+struct RouterLossFactors {
+  Tensor counts;  // [E] i64: choices of each expert, over all rows that share the loss
+  double balance = 0.0;
+  double z = 0.0;
+};
+
+/// Products of groups of rows that lie one after the other.
+struct GroupedMatmul {
+  std::span<const int64_t> rows;  // of each group; host memory
+  MatmulOptions product;
 };
 
 /// Flat spans of one optimizer shard, all of equal length.
