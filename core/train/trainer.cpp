@@ -112,6 +112,8 @@ void Trainer::allocate() {
                             .gradients = *gradients_,
                             .optimizer = *optimizer_,
                             .groups = groups_});
+  if (config.training.replica_check_interval > 0)
+    replica_check_ = std::make_unique<ReplicaCheck>(store_, backend_, *groups_.world);
   const double given = config.training.peak_tflops * kTera;
   peak_flops_ = given > 0 ? given : measure_peak_flops(backend_, plan.dtype);
 }
@@ -171,6 +173,8 @@ bool Trainer::step() {
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   if (log_ != nullptr) log_->step(state_->counters, last_metrics_, seconds);
   stop_if_diverged(*state_, last_metrics_);
+  if (replica_check_ && counters().step % setup_.config.training.replica_check_interval == 0)
+    replica_check_->run();
   if (!last_metrics_.skipped) result_.final_loss = last_metrics_.loss;
   result_.steps = state_->counters.step;
   // A signal may reach one rank only, or ranks at different steps: all must stop at the same one.
