@@ -195,7 +195,7 @@ void Trainer::write_weights(const std::string& config_ini) {
                          .consumed_samples = state_->counters.consumed_samples,
                          .tokenizer_hash = setup_.vocabulary.tokenizer_hash};
   const std::string path = weights_path(setup_.config.training.run_dir);
-  save_weights(path, info, {store_, *optimizer_, backend_, groups_});
+  save_weights(path, info, {store_, optimizer_->shards(), backend_, *groups_.world});
   if (log_ != nullptr) log_->message("weights written to " + path);
 }
 
