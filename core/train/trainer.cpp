@@ -164,6 +164,7 @@ void Trainer::open_logs(const std::string& config_ini) {
                                                .peak_flops = peak_flops_,
                                                .log_z_loss = setup_.config.model.z_loss_coeff != 0},
                                       MetricsLog::Files{metrics, tensorboard});
+  communication_.emplace(groups_);
 }
 
 bool Trainer::step() {
@@ -171,7 +172,7 @@ bool Trainer::step() {
   last_metrics_ = train_step(*state_, *loader_);
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  if (log_ != nullptr) log_->step(state_->counters, last_metrics_, seconds);
+  if (log_ != nullptr) log_->step(state_->counters, last_metrics_, seconds, communication_->take());
   stop_if_diverged(*state_, last_metrics_);
   if (replica_check_ && counters().step % setup_.config.training.replica_check_interval == 0)
     replica_check_->run();

@@ -58,7 +58,8 @@ class Trainer {
   std::optional<TrainState> state_;
   std::unique_ptr<ReplicaCheck> replica_check_;  // absent without an interval
   double peak_flops_ = 0;
-  std::unique_ptr<MetricsLog> log_;  // rank 0 only
+  std::unique_ptr<MetricsLog> log_;                // rank 0 only
+  std::optional<CommunicationLog> communication_;  // with log_
   StepMetrics last_metrics_;
   TrainingResult result_{std::numeric_limits<double>::quiet_NaN(),
                          std::numeric_limits<double>::quiet_NaN(), 0};
