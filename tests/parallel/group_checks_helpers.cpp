@@ -169,7 +169,6 @@ void check_waiting_time(ProcessGroup& group) {
   const double before = group.waiting_seconds();
   const auto begin = now();
   group.barrier();
-  const double met = group.waiting_seconds();
   if (group.rank() == 0) std::this_thread::sleep_for(kNap);
   std::vector<float> x(4);
   const int next = (group.rank() + 1) % group.size();
@@ -182,10 +181,9 @@ void check_waiting_time(ProcessGroup& group) {
   if (group.size() == 1) expect_equal(waited, 0, group, "waiting time", 0);
   check(0 <= waited && waited <= elapsed - (group.rank() == 0 ? seconds(kNap) : 0), "rank ",
         group.rank(), " waited ", waited, " s of ", elapsed);
-  if (group.rank() != 1) return;
-  const double missed =
-      group.waiting_seconds() - met;  // half of it: leaving the barrier takes time
-  check(missed >= 0.5 * seconds(kNap), "rank 1 waited only ", missed, " s for a rank that slept");
+  // Half of it: rank 1 may be late itself between its two calls.
+  if (group.rank() == 1)
+    check(waited >= 0.5 * seconds(kNap), "waited only ", waited, " s for a rank that slept");
 }
 
 static void check_traffic(ProcessGroup& group) {
