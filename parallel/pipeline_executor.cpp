@@ -93,6 +93,14 @@ struct PipelineExecutor::Impl {
       for (Flow& flow : *flows) flow.end();
   }
 
+  void drop_messages() {
+    for (auto* flows : {&forwards, &backwards})
+      for (Flow& flow : *flows) {
+        flow.incoming = Lane();
+        flow.outgoing = Lane();
+      }
+  }
+
   /// `step`: 1 forwards, -1 backwards. A message's channel is the virtual stage it goes to, twice,
   /// so that the two directions differ even where they join the same two ranks.
   Flow make_flow(int64_t chunk, int64_t step) const {
@@ -181,7 +189,12 @@ const std::vector<PipelineAction>& PipelineExecutor::actions() const {
 
 void PipelineExecutor::run(PipelineStage& stage) {
   impl_->stage = &stage;
-  impl_->run();
+  try {
+    impl_->run();
+  } catch (...) {
+    impl_->drop_messages();  // now, because the stage and its buffers may not outlive this call
+    throw;
+  }
 }
 
 void run_pipeline(const std::vector<PipelineAction>& actions, PipelineStage& stage,

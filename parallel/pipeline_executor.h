@@ -45,6 +45,7 @@ class PipelineExecutor {
   const std::vector<PipelineAction>& actions() const;
   /// All messages have been sent and received when it returns. Traffic on `pp`: one exchange per
   /// message sent and one per message received; the bytes of each tensor sent to another rank.
+  /// What the stage throws comes out; messages under way are then dropped, which ends the peers.
   void run(PipelineStage& stage);
 
  private:
