@@ -57,6 +57,7 @@ void DistributedOptimizer::add_shards(const Bucket& bucket, int64_t begin, int64
     shards_.push_back({.parameter = &parameter,
                        .row_begin = (first - parameter.flat_offset) / columns,
                        .row_end = (last - parameter.flat_offset) / columns,
+                       .gradient = store_.flat_gradient().slice(first, last).view(shape),
                        .master = masters_are_weights_
                                      ? store_.flat_value().slice(first, last).view(shape)
                                      : state(master_),

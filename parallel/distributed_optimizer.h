@@ -17,7 +17,8 @@ struct OptimizerShard {
   const Parameter* parameter;
   int64_t row_begin;  // local rows of the parameter
   int64_t row_end;
-  Tensor master, exp_avg, exp_avg_sq;  // views, [rows, columns]
+  Tensor gradient;                     // reduced, after finish_sync; [rows, columns] as all here
+  Tensor master, exp_avg, exp_avg_sq;  // views
 };
 
 class DistributedOptimizer {

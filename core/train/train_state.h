@@ -8,7 +8,7 @@
 #include "parallel/distributed_optimizer.h"
 #include "parallel/gradient_buffer.h"
 #include "parallel/optimizer_config.h"
-#include "parallel/pipeline_schedule.h"
+#include "parallel/pipeline_executor.h"
 #include "parallel/process_groups.h"
 
 namespace phalanx {
@@ -31,10 +31,10 @@ struct TrainCounters {
   int64_t skipped_in_row = 0;
 };
 
-/// Owns the counters and the schedule; the rest belongs to the trainer and outlives it. One thread.
+/// Owns the counters and the pipeline; the rest belongs to the trainer and outlives it. One thread.
 struct TrainState {
   StepConfig config;
-  std::vector<PipelineAction> schedule;
+  PipelineExecutor pipeline;
   PhdStage& stage;
   GradientBuffer& gradients;
   DistributedOptimizer& optimizer;

@@ -45,8 +45,7 @@ int64_t count_loss_tokens(const GlobalBatch& batch, ProcessGroup& group) {
   return group.all_reduce(count, ReduceOp::sum);
 }
 
-StepMetrics train_step(TrainState& state, BatchLoader& loader) {
-  const GlobalBatch& batch = loader.next();
+StepMetrics train_step(TrainState& state, const GlobalBatch& batch) {
   StepMetrics metrics;
   metrics.tokens = batch.num_samples * batch.micro_batches.front().positions;
   metrics.loss_tokens = count_loss_tokens(batch, *state.groups.dp);
@@ -58,7 +57,7 @@ StepMetrics train_step(TrainState& state, BatchLoader& loader) {
   state.stage.begin_step(
       batch.micro_batches,
       {.loss_tokens = metrics.loss_tokens, .micro_batches = global_micro_batches}, state.gradients);
-  run_pipeline(state.schedule, state.stage, *state.groups.pp, state.stage.num_chunks());
+  state.pipeline.run(state.stage);
   state.gradients.finish_sync();
   reduce_losses(metrics, state.stage.loss_sums(),
                 static_cast<double>(state.config.num_layers * global_micro_batches), state.groups);

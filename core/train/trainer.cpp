@@ -107,7 +107,7 @@ void Trainer::allocate() {
                                        .z_loss_coeff = config.model.z_loss_coeff,
                                        .num_layers = config.model.num_layers,
                                        .max_skipped_in_row = config.training.max_skipped_in_row},
-                            .schedule = schedule_,
+                            .pipeline = {schedule_, *groups_.pp, stage_.num_chunks()},
                             .stage = stage_,
                             .gradients = *gradients_,
                             .optimizer = *optimizer_,
@@ -170,7 +170,7 @@ void Trainer::open_logs(const std::string& config_ini) {
 
 bool Trainer::step() {
   const auto begin = std::chrono::steady_clock::now();
-  last_metrics_ = train_step(*state_, *loader_);
+  last_metrics_ = train_step(*state_, loader_->next());
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   if (log_ != nullptr) log_->step(state_->counters, last_metrics_, seconds, communication_->take());

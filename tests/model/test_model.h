@@ -59,7 +59,8 @@ class TestModel {
     stage.allocate(shape, dtype);
   }
 
-  /// Objective: (sum of cross-entropy + z_loss * sum of lse^2) / loss tokens; gradients too.
+  /// Objective: (sum of cross-entropy + z_loss * sum of lse^2) / loss tokens, and the routers'
+  /// losses as means over layers and micro-batches; gradients too.
   double step(const std::vector<MicroBatch>& batches) {
     const int64_t tokens = count_targets(batches);
     gradients->zero();
@@ -69,7 +70,10 @@ class TestModel {
                  stage, *groups.pp, 1);
     gradients->finish_sync();
     const LossSums sums = stage.loss_sums();
-    return (sums.cross_entropy + config.z_loss_coeff * sums.z) / static_cast<double>(tokens);
+    const double router =
+        config.moe_aux_loss_coeff * sums.router_balance + config.moe_z_loss_coeff * sums.router_z;
+    return (sums.cross_entropy + config.z_loss_coeff * sums.z) / static_cast<double>(tokens) +
+           router / static_cast<double>(config.num_layers * count);
   }
 
   ModelConfig config;

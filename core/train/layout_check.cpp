@@ -1,0 +1,289 @@
+// Runs both systems on the same batches and compares them piece by piece: every rank compares what
+// its optimizer shards own, so that nothing is gathered.
+#include "core/train/layout_check.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+
+#include "core/train/train_step.h"
+#include "parallel/distributed_optimizer.h"
+
+namespace phalanx {
+namespace {
+
+/// Rounding of a sum of `terms` products in another order, against its largest value. c covers the
+/// layers that a value passes through.
+constexpr double kRoundingFactor = 64.0;
+
+/// Batches of random ids, the same on every rank. Targets are masked unevenly: some sequences have
+/// few, one none.
+MicroBatch random_micro_batch(const LayoutCase& which, int64_t step, int64_t index) {
+  const Philox random(which.seed, fmt::format("layout check {} {}", step, index));
+  const int64_t s = which.shape.positions;
+  const int64_t b = which.shape.sequences;
+  MicroBatch batch{.positions = s, .sequences = b};
+  const auto draw = [&](int64_t i, int64_t below) {
+    return static_cast<int64_t>(random.uniform(static_cast<uint64_t>(i)) *
+                                static_cast<double>(below));
+  };
+  for (int64_t i = 0; i < s * b; ++i) {
+    batch.tokens.push_back(static_cast<int32_t>(draw(2 * i, which.model.vocab_size)));
+    const bool late_half_masked = index % 3 == 1 && i / b >= s / 2;
+    const bool masked = index % 4 == 3 || late_half_masked || i % 5 == 2;
+    batch.targets.push_back(masked ? kIgnoreTarget
+                                   : static_cast<int32_t>(draw(2 * i + 1, which.model.vocab_size)));
+  }
+  if (!which.documents) return batch;
+  const auto start = [&](int64_t position, int64_t sequence) {
+    const int64_t cut = s / 3 + sequence;
+    return position < cut ? int64_t{0} : cut;
+  };
+  for (int64_t i = 0; i < s * b; ++i)
+    batch.position_ids.push_back(static_cast<int32_t>(i / b - start(i / b, i % b)));
+  for (int64_t i = 0; i < s * b; ++i)
+    batch.document_start.push_back(static_cast<int32_t>(start(i % s, i / s)));
+  return batch;
+}
+
+/// A training system without data and logs.
+class LayoutRun {
+ public:
+  LayoutRun(const LayoutCase& which, const ParallelConfig& parallel, Backend& backend,
+            ProcessGroups& groups)
+      : which_(which),
+        groups_(groups),
+        stage_(which.model, store_, backend, groups,
+               stage_options(which.model, parallel, which.shape.positions, groups.pp->rank())),
+        gradients_(
+            (store_.allocate(backend, which.dtype), store_), backend, groups,
+            {.bucket_size = parallel.ddp_bucket_size, .overlap = parallel.overlap_grad_reduce}),
+        optimizer_(store_, gradients_, backend, groups, which.optimizer) {
+    optimizer_.initialise(which.seed);
+    const auto schedule =
+        make_schedule(parallel.pipeline_schedule,
+                      {.stage = groups.pp->rank(),
+                       .num_stages = groups.pp->size(),
+                       .num_chunks = stage_.num_chunks(),
+                       .num_micro_batches = which.num_micro_batches / groups.dp->size()});
+    stage_.allocate(which.shape, which.dtype, slots_of(schedule, stage_.num_chunks()));
+    state_.emplace(TrainState{.config = {.optimizer = which.optimizer,
+                                         .train_iters = which.num_steps,
+                                         .z_loss_coeff = which.model.z_loss_coeff,
+                                         .num_layers = which.model.num_layers},
+                              .pipeline = {schedule, *groups.pp, stage_.num_chunks()},
+                              .stage = stage_,
+                              .gradients = gradients_,
+                              .optimizer = optimizer_,
+                              .groups = groups_});
+  }
+
+  StepMetrics step(int64_t step) {
+    GlobalBatch batch{.num_samples = which_.num_micro_batches * which_.shape.sequences};
+    for (int64_t m = groups_.dp->rank(); m < which_.num_micro_batches; m += groups_.dp->size())
+      batch.micro_batches.push_back(random_micro_batch(which_, step, m));
+    return train_step(*state_, batch);
+  }
+
+  std::vector<OptimizerShard> shards() const { return optimizer_.shards(); }
+  const ParameterStore& store() const { return store_; }
+
+ private:
+  const LayoutCase& which_;
+  ProcessGroups& groups_;
+  ParameterStore store_;
+  PhdStage stage_;
+  GradientBuffer gradients_;
+  DistributedOptimizer optimizer_;
+  std::optional<TrainState> state_;
+};
+
+std::vector<double> host_values(Backend& backend, const Tensor& x) {
+  std::vector<double> values(static_cast<size_t>(x.numel()));
+  dispatch_float(x.dtype, [&]<class T>() {
+    std::vector<T> host(values.size());
+    backend.download(host.data(), x);
+    std::copy(host.begin(), host.end(), values.begin());
+  });
+  return values;
+}
+
+/// Largest |a - b| over `shard`'s rectangle of the reference tensor [rows, columns].
+struct Deviation {
+  double difference = 0;
+  double largest = 0;  // |reference|, over the whole tensor
+};
+Deviation deviation(const OptimizerShard& shard, const std::vector<double>& own,
+                    const std::vector<double>& reference, int64_t reference_columns) {
+  const Parameter& parameter = *shard.parameter;
+  const int64_t columns = parameter.matrix_shape()[1];
+  Deviation result;
+  for (const double value : reference) result.largest = std::max(result.largest, std::abs(value));
+  for (int64_t row = shard.row_begin; row < shard.row_end; ++row) {
+    for (int64_t column = 0; column < columns; ++column) {
+      const int64_t place = (parameter.offset[0] + row) * reference_columns + parameter.offset[1];
+      const double difference =
+          own[static_cast<size_t>((row - shard.row_begin) * columns + column)] -
+          reference[static_cast<size_t>(place + column)];
+      // NaN differs from everything.
+      result.difference = std::isnan(difference)
+                              ? std::numeric_limits<double>::infinity()
+                              : std::max(result.difference, std::abs(difference));
+    }
+  }
+  return result;
+}
+
+/// Compares the two systems after a step.
+class Comparison {
+ public:
+  Comparison(const LayoutCase& which, Backend& backend, ProcessGroup& world, int64_t step)
+      : which_(which), backend_(backend), world_(world), step_(step) {
+    const int64_t terms = which.shape.positions * which.shape.sequences * which.model.copies() *
+                          which.num_micro_batches * which.model.hidden_size;
+    rounding_ =
+        kRoundingFactor * dtype_epsilon(which.dtype) * std::sqrt(static_cast<double>(terms));
+  }
+
+  void scalar(const std::string& what, double own, double reference) {
+    const double difference = std::abs(own - reference);
+    note(what, std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference,
+         rounding_ * std::max(std::abs(reference), 1e-3));
+  }
+
+  void gradients_and_weights(const LayoutRun& run, const LayoutRun& alone) {
+    for (int64_t i = 0; i < alone.store().size(); ++i) {
+      const Parameter& reference = alone.store()[i];
+      const auto gradient = host_values(backend_, reference.gradient);
+      const auto weight = host_values(backend_, reference.value);
+      const int64_t columns = reference.matrix_shape()[1];
+      Deviation gradients;
+      Deviation weights;
+      for (const OptimizerShard& shard : run.shards()) {
+        if (shard.parameter->spec.name != reference.spec.name) continue;
+        widen(gradients,
+              deviation(shard, host_values(backend_, shard.gradient), gradient, columns));
+        widen(weights, deviation(shard, host_values(backend_, shard.master), weight, columns));
+      }
+      note_everywhere("gradient of " + reference.spec.name, gradients,
+                      rounding_ * largest_of(gradient));
+      // AdamW's first updates are lr g / (|g| + eps): an error of g comes out divided by eps.
+      const double gradient_error = rounding_ * largest_of(gradient);
+      note_everywhere("weights of " + reference.spec.name, weights,
+                      which_.optimizer.lr * static_cast<double>(which_.num_steps) *
+                              std::min(1.0, gradient_error / which_.optimizer.adam_eps) +
+                          rounding_ * largest_of(weight));
+    }
+  }
+
+  const std::vector<LayoutDifference>& found() const { return found_; }
+
+ private:
+  static double largest_of(const std::vector<double>& values) {
+    double largest = 0;
+    for (const double value : values) largest = std::max(largest, std::abs(value));
+    return largest;
+  }
+  static void widen(Deviation& total, const Deviation& more) {
+    total.difference = std::max(total.difference, more.difference);
+  }
+  void note_everywhere(const std::string& what, const Deviation& deviation, double tolerance) {
+    note(what, world_.all_reduce(deviation.difference, ReduceOp::max), tolerance);
+  }
+  void note(const std::string& what, double difference, double tolerance) {
+    if (found_.empty() && !(difference <= tolerance))
+      found_.push_back({.step = step_,
+                        .what = what,
+                        .difference = difference,
+                        .tolerance = tolerance,
+                        .axis = {}});
+  }
+
+  const LayoutCase& which_;
+  Backend& backend_;
+  ProcessGroup& world_;
+  int64_t step_;
+  double rounding_ = 0;
+  std::vector<LayoutDifference> found_;
+};
+
+/// The sizes of one axis of `parallel` alone.
+struct SingleAxis {
+  std::string name;
+  ParallelConfig parallel;
+};
+std::vector<SingleAxis> single_axes(const ParallelConfig& all) {
+  std::vector<SingleAxis> list;
+  const auto add = [&](const char* name, int64_t size, auto change) {
+    if (size <= 1) return;
+    SingleAxis axis{name, {.ddp_bucket_size = all.ddp_bucket_size}};
+    axis.parallel.data_parallel_sharding_strategy = all.data_parallel_sharding_strategy;
+    change(axis.parallel);
+    list.push_back(axis);
+  };
+  list.push_back({"dp", {.ddp_bucket_size = all.ddp_bucket_size}});
+  add("tp", all.tensor_model_parallel_size, [&](ParallelConfig& p) {
+    p.tensor_model_parallel_size = all.tensor_model_parallel_size;
+    p.sequence_parallel = all.sequence_parallel;
+  });
+  add("cp", all.context_parallel_size,
+      [&](ParallelConfig& p) { p.context_parallel_size = all.context_parallel_size; });
+  add("pp", all.pipeline_model_parallel_size, [&](ParallelConfig& p) {
+    p.pipeline_model_parallel_size = all.pipeline_model_parallel_size;
+    p.num_virtual_stages_per_pipeline_rank = all.num_virtual_stages_per_pipeline_rank;
+    p.pipeline_schedule = all.pipeline_schedule;
+    p.pipeline_layout = all.pipeline_layout;
+  });
+  add("ep", all.expert_model_parallel_size,
+      [&](ParallelConfig& p) { p.expert_model_parallel_size = all.expert_model_parallel_size; });
+  add("expert_tp", all.expert_tensor_parallel_size,
+      [&](ParallelConfig& p) { p.expert_tensor_parallel_size = all.expert_tensor_parallel_size; });
+  return list;
+}
+
+}  // namespace
+
+std::vector<LayoutDifference> compare_with_one_rank(const LayoutCase& which, Backend& backend,
+                                                    ProcessGroups& groups) {
+  ProcessGroups alone = make_single_process_groups();
+  LayoutRun reference(which, {}, backend, alone);
+  LayoutRun run(which, which.parallel, backend, groups);
+  for (int64_t step = 0; step < which.num_steps; ++step) {
+    const StepMetrics expected = reference.step(step);
+    const StepMetrics metrics = run.step(step);
+    Comparison comparison(which, backend, *groups.world, step);
+    comparison.scalar("loss", metrics.loss, expected.loss);
+    comparison.scalar("z loss", metrics.z_loss, expected.z_loss);
+    comparison.scalar("router balance loss", metrics.router_balance_loss,
+                      expected.router_balance_loss);
+    comparison.scalar("router z loss", metrics.router_z_loss, expected.router_z_loss);
+    comparison.gradients_and_weights(run, reference);
+    comparison.scalar("gradient norm", metrics.gradient_norm, expected.gradient_norm);
+    if (!comparison.found().empty()) return comparison.found();
+  }
+  return {};
+}
+
+std::vector<LayoutDifference> verify_layout(const LayoutCase& which, Backend& backend,
+                                            int64_t world_size, const GroupsOfMesh& groups_of) {
+  ProcessGroups groups = groups_of(DeviceMesh(which.parallel, world_size));
+  auto differences = compare_with_one_rank(which, backend, groups);
+  if (differences.empty()) return {};
+  differences.front().axis = "the combination of axes";
+  for (const SingleAxis& axis : single_axes(which.parallel)) {
+    LayoutCase single = which;
+    single.parallel = axis.parallel;
+    if (!validate(single.parallel, world_size).empty()) continue;
+    const DeviceMesh mesh(single.parallel, world_size);
+    // Every data-parallel rank needs its share of micro-batches.
+    single.num_micro_batches = which.num_micro_batches * mesh.size(MeshAxis::dp);
+    ProcessGroups of_axis = groups_of(mesh);
+    if (compare_with_one_rank(single, backend, of_axis).empty()) continue;
+    differences.front().axis = axis.name;
+    return differences;
+  }
+  return differences;
+}
+
+}  // namespace phalanx

@@ -1,0 +1,51 @@
+// Layout check: a model in a parallel layout against the same model on one rank, in the same
+// processes: loss, every gradient, the gradient norm, and the weights after the steps.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/model/phd_stage.h"
+#include "parallel/device_mesh.h"
+#include "parallel/optimizer_config.h"
+#include "parallel/process_groups.h"
+
+namespace phalanx {
+
+/// What runs. Small: every rank also runs all of it alone.
+struct LayoutCase {
+  ModelConfig model;
+  ParallelConfig parallel;
+  OptimizerConfig optimizer;
+  StageShape shape;
+  int64_t num_micro_batches = 1;  // of the global batch
+  int64_t num_steps = 2;
+  DType dtype = DType::f64;
+  uint64_t seed = 1234;
+  bool documents = false;  // batches with several documents, masked and positioned apart
+};
+
+/// What differed first. Tensors are asked in the order of the forward.
+struct LayoutDifference {
+  int64_t step = 0;
+  std::string what;  // "loss", "gradient norm", "gradient of layers.00.attention.q.weight", ...
+  double difference = 0;
+  double tolerance = 0;
+  std::string axis;  // the axis that is wrong on its own, or "the combination of axes"
+};
+
+/// Empty if `which` is the same on the mesh as on one rank, else one entry; the same on all ranks.
+/// Collective over the world of `groups`. Tolerances are c eps sqrt(terms) max|reference|.
+std::vector<LayoutDifference> compare_with_one_rank(const LayoutCase& which, Backend& backend,
+                                                    ProcessGroups& groups);
+
+/// Makes the groups of a mesh over the same ranks. Collective.
+using GroupsOfMesh = std::function<ProcessGroups(const DeviceMesh&)>;
+
+/// The same, and where there is a difference, which axis makes it: each axis of `which` is tried
+/// alone, with data-parallel ranks in place of the others.
+std::vector<LayoutDifference> verify_layout(const LayoutCase& which, Backend& backend,
+                                            int64_t world_size, const GroupsOfMesh& groups_of);
+
+}  // namespace phalanx
