@@ -27,7 +27,7 @@ Attention::Attention(const LayerContext& context, QueryRows query_rows)
       head_dim_(context.config.head_dim()),
       epsilon_(context.config.norm_epsilon),
       copy_position_(context.config.phd_rope_position),
-      mask_(attention_mask(context.config, context.layer)),
+      context_attention_(ops_, context.cp, attention_mask(context.config, context.layer)),
       qkv_(context.parallel,
            {{context.name("attention.q.weight"), heads_of(context.config, true) * head_dim_},
             {context.name("attention.k.weight"), heads_of(context.config, false) * head_dim_},
@@ -133,7 +133,6 @@ AttentionInputs Attention::attention_inputs(const Saved& saved,
   return {.q = saved.q,
           .k = saved.k,
           .v = saved.v,
-          .mask = mask_,
           .document_start = inputs.document_start,
           .scale = 1.0 / std::sqrt(static_cast<double>(head_dim_)),
           .query_copies = query_copies_,
@@ -162,7 +161,7 @@ void Attention::forward(const Tensor& y, const Tensor& x, Saved& saved, Memory& 
                                   accumulator_dtype(x.dtype));
   const Tensor out =
       memory.saved.tensor("attention.out", {s, b, query_copies_, q_.local_width}, x.dtype);
-  ops_.attention_forward(out, saved.lse, attention_inputs(saved, inputs));
+  context_attention_.forward(out, saved.lse, attention_inputs(saved, inputs), memory.scratch);
   out_.forward(y.as_matrix(), out.as_matrix(), saved.out_linear, memory);
 }
 
@@ -200,12 +199,12 @@ void Attention::backward(const Tensor& dx, const Tensor& dy, const Saved& saved,
   const Tensor dv = scratch.tensor("attention.dv", saved.v.shape, dy.dtype);
   const Tensor delta = scratch.tensor("attention.delta", saved.lse.shape, saved.lse.dtype);
   const Shape rows{inputs.positions, inputs.sequences, query_copies_, q_.local_width};
-  ops_.attention_backward({.gradients = {dq, dk, dv},
-                           .delta = delta,
-                           .dout = dout.view(rows),
-                           .out = out.view(rows),
-                           .lse = saved.lse},
-                          attention_inputs(saved, inputs));
+  context_attention_.backward({.gradients = {dq, dk, dv},
+                               .delta = delta,
+                               .dout = dout.view(rows),
+                               .out = out.view(rows),
+                               .lse = saved.lse},
+                              attention_inputs(saved, inputs), memory.scratch);
 
   const Tensor dkv_rows = scratch.tensor("attention.dqkv", saved.kv_rows.shape, dy.dtype);
   split_backward(Role::key, dkv_rows, dk, saved, memory, inputs);

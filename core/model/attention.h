@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "core/model/context_attention.h"
 #include "core/model/layer_context.h"
 #include "kernels/base/arena.h"
 #include "parallel/tensor_parallel.h"
@@ -63,7 +64,7 @@ class Attention {
   int64_t head_dim_;
   double epsilon_;
   CopyPosition copy_position_;
-  AttentionMask mask_;
+  ContextAttention context_attention_;
   ColumnParallelLinear qkv_;
   RowParallelLinear out_;
   Head q_;

@@ -67,10 +67,10 @@ struct AttentionProblem {
     int64_t row = 0;  // of the run's first position
     for (const PositionRange& run : key_runs()) {
       const int64_t shift = run.begin - row;  // from rows to positions
-      const PresentKeys present{{std::max(run.begin, key_rows.begin + shift),
-                                 std::min(run.end, key_rows.end + shift)},
-                                inputs.first_key_copy,
-                                inputs.first_key_copy + key_copies};
+      const PresentKeys present{
+          {std::max(run.begin, key_rows.begin + shift), std::min(run.end, key_rows.end + shift)},
+          inputs.first_key_copy,
+          inputs.first_key_copy + key_copies};
       row += run.size();
       if (present.positions.size() == 0) continue;
       for_each_key_block(inputs.mask, tile, present, kTileKeys,
@@ -122,8 +122,8 @@ QueryRows query_rows(const AttentionProblem<T>& problem, int64_t pair, int64_t t
     first_query += run.size();
   }
   rows.first = first_query * problem.rows_per_position + tile * kTileRows;
-  rows.count = std::min(
-      kTileRows, (first_query + run.size()) * problem.rows_per_position - rows.first);
+  rows.count =
+      std::min(kTileRows, (first_query + run.size()) * problem.rows_per_position - rows.first);
   const int32_t* documents = problem.document_start == nullptr
                                  ? nullptr
                                  : problem.document_start + pair / problem.groups * problem.queries;
