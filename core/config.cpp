@@ -5,6 +5,8 @@
 #include <cmath>
 #include <filesystem>
 
+#include "core/layout_validate.h"
+
 namespace phalanx {
 namespace {
 
@@ -105,25 +107,8 @@ void validate_optimizer(Problems& problems, const RunConfig& config) {
            o.lr_warmup_iters, decay_iters, decay_iters);
 }
 
-// What architecture and options describe, and this version does not do.
+// What options describe and this version does not do.
 void validate_support(Problems& problems, const RunConfig& config) {
-  const ParallelConfig& p = config.parallel;
-  const std::pair<std::string_view, int64_t> sizes[] = {
-      {"tensor-model-parallel-size", p.tensor_model_parallel_size},
-      {"pipeline-model-parallel-size", p.pipeline_model_parallel_size},
-      {"context-parallel-size", p.context_parallel_size},
-      {"expert-model-parallel-size", p.expert_model_parallel_size},
-      {"expert-tensor-parallel-size", p.expert_tensor_parallel_size}};
-  for (const auto& [option, size] : sizes)
-    if (size > 1)
-      report(problems, "{} {} is not supported by this version yet; use 1", option, size);
-  if (p.sequence_parallel)
-    report(problems,
-           "sequence-parallel is not supported by this version yet; use "
-           "no-sequence-parallel");
-  if (config.model.num_experts > 0)
-    report(problems, "num-experts {} is not supported by this version yet; use 0 (dense)",
-           config.model.num_experts);
   if (config.training.device == DeviceChoice::cuda)
     report(problems, "device cuda is not supported by this version yet; use cpu");
 }
@@ -174,6 +159,7 @@ std::vector<std::string> validate(const RunConfig& config, int64_t world_size) {
   validate_batches(problems, config, world_size);
   validate_training(problems, config.training);
   validate_optimizer(problems, config);
+  append(problems, validate_layout(config, world_size));
   validate_support(problems, config);
   validate_data(problems, config.data);
   return problems;

@@ -52,6 +52,17 @@ class NullBackend final : public Backend {
   void cross_entropy_backward_impl(const Tensor&, const Tensor&,
                                    const CrossEntropyOptions&) override {}
   void cross_entropy_loss_impl(const Tensor&, const Tensor&, const CrossEntropyOptions&) override {}
+  void router_forward_impl(const RouterOutputs&, const Tensor&) override {}
+  void router_loss_impl(const Tensor&, const RouterOutputs&, const RouterLossFactors&) override {}
+  void router_backward_impl(const Tensor&, const Tensor&, const RouterOutputs&,
+                            const RouterLossFactors&) override {}
+  void sort_by_expert_impl(const Tensor&, const Tensor&, const Tensor&) override {}
+  void permute_rows_impl(const Tensor&, const Tensor&, const Tensor&) override {}
+  void combine_rows_impl(const Tensor&, const Tensor&, const Tensor&, const Tensor&) override {}
+  void scale_rows_impl(const Tensor&, const Tensor&, const Tensor&) override {}
+  void row_dots_impl(const Tensor&, const Tensor&, const Tensor&) override {}
+  void grouped_matmul_impl(const Tensor&, const Tensor&, const Tensor&,
+                           const GroupedMatmul&) override {}
   void adamw_step_impl(const AdamWTensors&, const AdamWOptions&) override {}
   void add_sum_squares_impl(const Tensor&, const Tensor&) override {}
 

@@ -98,6 +98,27 @@ struct CrossEntropyOptions {
   double z_loss = 0.0;      // coefficient of logsumexp^2
 };
 
+/// What the router decides for n rows and E experts, k of which each row uses.
+struct RouterOutputs {
+  Tensor probabilities;  // [n, E] acc
+  Tensor logsumexp;      // [n] acc
+  Tensor experts;        // [n, k] i32
+  Tensor weights;        // [n, k] acc: probabilities of `experts`
+};
+
+/// Factors of the router's own losses (see Backend::router_loss).
+struct RouterLossFactors {
+  Tensor counts;  // [E] i64: choices of each expert, over all rows that share the loss
+  double balance = 0.0;
+  double z = 0.0;
+};
+
+/// Products of groups of rows that lie one after the other.
+struct GroupedMatmul {
+  std::span<const int64_t> rows;  // of each group; host memory
+  MatmulOptions product;
+};
+
 /// Flat spans of one optimizer shard, all of equal length.
 struct AdamWTensors {
   Tensor parameter{};  // compute dtype, overwritten with the rounded master; absent if master is it

@@ -1,8 +1,9 @@
 // `phalanx info`: what a model and a layout cost, without training anything.
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
-#include <optional>
 
+#include "core/layout_validate.h"
 #include "core/model/model_cost.h"
 #include "core/train/memory_needs.h"
 #include "core/train/run_setup.h"
@@ -22,20 +23,30 @@ void print(const std::string& text) {
   std::fputs(text.c_str(), stdout);
 }
 
-/// Memory of rank 0: measured by one step of the real layers that computes nothing.
-MemoryNeeds measure_memory(const RunConfig& config, const DeviceMesh& mesh) {
+/// Memory of one pipeline rank: measured by one step of the real layers that computes nothing.
+MemoryNeeds measure_memory(const RunConfig& config, const DeviceMesh& mesh, int64_t pp_rank) {
+  const int64_t num_stages = mesh.size(MeshAxis::pp);
   NullBackend backend(Device::cpu);
-  ProcessGroups groups = make_measuring_process_groups(mesh, 0);
+  ProcessGroups groups =
+      make_measuring_process_groups(mesh, pp_rank * (mesh.world_size() / num_stages));
   ParameterStore store;
   PhdStage stage(config.model, store, backend, groups,
-                 config.parallel.sequence_parallel ? SequenceParallel::on : SequenceParallel::off);
+                 stage_options(config.model, config.parallel, config.data.seq_length, pp_rank));
+  // Without a batch size: as many micro-batches as fill the pipeline.
+  const int64_t step = config.training.micro_batch_size * mesh.size(MeshAxis::dp);
+  const int64_t micro_batches = std::max(config.training.global_batch_size / step, num_stages);
+  const auto schedule =
+      make_schedule(config.parallel.pipeline_schedule, {.stage = pp_rank,
+                                                        .num_stages = num_stages,
+                                                        .num_chunks = stage.num_chunks(),
+                                                        .num_micro_batches = micro_batches});
   return memory_needs(stage, {.store = store,
-                              .dp_cp = *groups.dp_cp,
+                              .groups = groups,
                               .bucket_size = config.parallel.ddp_bucket_size,
                               .shape = {.positions = config.data.seq_length,
                                         .sequences = config.training.micro_batch_size},
                               .dtype = compute_dtype(config.training.precision),
-                              .num_slots = 1});
+                              .slots = slots_of(schedule, stage.num_chunks())});
 }
 
 struct Info {
@@ -43,7 +54,8 @@ struct Info {
   InfoOptions options;
   ParameterCount parameters = {};
   ModelCost cost = {};
-  std::optional<MemoryNeeds> memory = {};  // absent where training is not supported yet
+  MemoryNeeds memory = {};  // of the pipeline rank that needs most
+  int64_t pipeline_rank = 0;
   int64_t data_parallel = 1;
 };
 
@@ -53,7 +65,12 @@ Info gather(const RunConfig& config, const InfoOptions& options) {
   info.cost = model_cost(config.model, config.data.seq_length);
   const DeviceMesh mesh(config.parallel, options.world_size);
   info.data_parallel = mesh.size(MeshAxis::dp);
-  if (config.model.num_experts == 0) info.memory = measure_memory(config, mesh);
+  for (int64_t rank = 0; rank < mesh.size(MeshAxis::pp); ++rank) {
+    const MemoryNeeds needs = measure_memory(config, mesh, rank);
+    if (needs.total() <= info.memory.total()) continue;
+    info.memory = needs;
+    info.pipeline_rank = rank;
+  }
   return info;
 }
 
@@ -94,11 +111,11 @@ std::string flops_text(const Info& info) {
 }
 
 std::string memory_text(const Info& info) {
-  if (!info.memory) return "memory: not known, this version does not train experts yet\n";
-  return fmt::format("{} ranks, {} data-parallel, micro-batch {}, {}\n{}\n",
-                     info.options.world_size, info.data_parallel,
-                     info.config.training.micro_batch_size,
-                     enum_name(info.config.training.precision), memory_table(*info.memory));
+  return fmt::format(
+      "{} ranks, {} data-parallel, micro-batch {}, {}; pipeline rank {} of {} needs most\n{}\n",
+      info.options.world_size, info.data_parallel, info.config.training.micro_batch_size,
+      enum_name(info.config.training.precision), info.pipeline_rank,
+      info.config.parallel.pipeline_model_parallel_size, memory_table(info.memory));
 }
 
 nlohmann::ordered_json memory_json(const MemoryNeeds& m) {
@@ -130,18 +147,8 @@ nlohmann::ordered_json info_json(const Info& info) {
             {"forward_vanilla", c.vanilla_forward_flops}}},
           {"world_size", info.options.world_size},
           {"data_parallel", info.data_parallel},
-          {"memory_bytes_per_rank",
-           info.memory ? memory_json(*info.memory) : nlohmann::ordered_json(nullptr)}};
-}
-
-/// Memory is measured on the layers that exist; a layout that cannot train has no honest figure.
-std::string unsupported_axes(const ParallelConfig& parallel) {
-  const int64_t ranks = parallel.tensor_model_parallel_size *
-                        parallel.pipeline_model_parallel_size * parallel.context_parallel_size *
-                        parallel.expert_model_parallel_size * parallel.expert_tensor_parallel_size;
-  if (ranks == 1) return {};
-  return "tensor, pipeline, context and expert parallel sizes above 1 are not supported by this "
-         "version yet, so their memory is not known; use 1";
+          {"pipeline_rank", info.pipeline_rank},
+          {"memory_bytes_per_rank", memory_json(info.memory)}};
 }
 
 std::string list_text() {
@@ -173,8 +180,8 @@ int run_info(const Arguments& arguments) {
     problems.push_back(std::move(problem));
   for (auto& problem : validate(config.parallel, options.world_size))
     problems.push_back(std::move(problem));
-  if (const auto problem = unsupported_axes(config.parallel); !problem.empty())
-    problems.push_back(problem);
+  for (auto& problem : validate_layout(config, options.world_size))
+    problems.push_back(std::move(problem));
   throw_problems(problems);
   if (options.list) {
     print(list_text());

@@ -47,13 +47,14 @@ struct CommunicationThread::Queue {
       if (!queue_->changed.wait_for(lock, kDropPatience, [&] { return job_->done; }))
         log_line("a collective that nobody waits for is still under way");
     }
-    void wait() override {
+
+   private:
+    void wait_impl() override {
       std::unique_lock lock(queue_->mutex);
       queue_->changed.wait(lock, [&] { return job_->done; });
       if (job_->failure) std::rethrow_exception(job_->failure);
     }
 
-   private:
     std::shared_ptr<Queue> queue_;
     std::shared_ptr<Job> job_;
   };

@@ -19,20 +19,6 @@ bool has(const View& view, MeshAxis axis) {
   return std::find(view.begin(), view.end(), axis) != view.end();
 }
 
-/// The value nearest to `wanted` that divides `whole` (both at least 1), the smaller on a tie.
-int64_t nearest_divisor(int64_t wanted, int64_t whole) {
-  int64_t best = 1;
-  for (int64_t low = 1; low * low <= whole; ++low) {
-    if (whole % low != 0) continue;
-    for (const int64_t divisor : {low, whole / low}) {
-      const int64_t distance = std::abs(divisor - wanted);
-      const int64_t best_distance = std::abs(best - wanted);
-      if (distance < best_distance || (distance == best_distance && divisor < best)) best = divisor;
-    }
-  }
-  return best;
-}
-
 struct SizeOption {
   const char* name;
   int64_t value;
@@ -69,6 +55,19 @@ void check_product(std::vector<std::string>& problems, std::span<const SizeOptio
 }
 
 }  // namespace
+
+int64_t nearest_divisor(int64_t wanted, int64_t whole) {
+  int64_t best = 1;
+  for (int64_t low = 1; low * low <= whole; ++low) {
+    if (whole % low != 0) continue;
+    for (const int64_t divisor : {low, whole / low}) {
+      const int64_t distance = std::abs(divisor - wanted);
+      const int64_t best_distance = std::abs(best - wanted);
+      if (distance < best_distance || (distance == best_distance && divisor < best)) best = divisor;
+    }
+  }
+  return best;
+}
 
 std::vector<std::string> validate(const ParallelConfig& config, int64_t world_size) {
   const SizeOption dense[] = {{"tensor-model-parallel-size", config.tensor_model_parallel_size},

@@ -10,6 +10,9 @@
 
 namespace phalanx {
 
+/// The value nearest to `wanted` that divides `whole` (both at least 1), the smaller on a tie.
+int64_t nearest_divisor(int64_t wanted, int64_t whole);
+
 /// Two views of the same ranks, outermost axis first: dense (pp, dp, cp, tp) and expert (pp,
 /// expert_dp, ep, expert_tp), where expert_dp * ep * expert_tp = dp * cp * tp. tp varies fastest,
 /// so that tensor-parallel ranks are neighbours.

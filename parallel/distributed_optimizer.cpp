@@ -100,11 +100,14 @@ double DistributedOptimizer::weight_decay_of(ParameterKind kind) const {
   return config_.weight_decay;
 }
 
-// Over dp and cp the shards are disjoint; over tp a replicated parameter exists on every rank, and
-// the one at coordinate 0 counts it.
+// Over dp and cp (experts: expert_dp) the shards are disjoint, and every expert is on one ep rank.
+// Of a piece that several tp ranks or both ends of the pipeline hold, the first counts it.
 bool DistributedOptimizer::counts_in_norm(const Parameter& parameter) const {
-  return parameter.spec.placement.dim(MeshAxis::tp) != Placement::kReplicate ||
-         groups_.tp->rank() == 0;
+  const Placement& placement = parameter.spec.placement;
+  if (placement.is_expert()) return true;
+  if (placement.is_shared_by_stages() && groups_.pp->rank() != 0) return false;
+  const bool cut = placement.dim(MeshAxis::tp) != Placement::kReplicate;
+  return groups_.tp->rank() % (cut ? placement.tp_replicas : groups_.tp->size()) == 0;
 }
 
 void DistributedOptimizer::copy_masters_from_parameters() {
@@ -142,11 +145,10 @@ void DistributedOptimizer::step(double learning_rate, double gradient_scale) {
 }
 
 void DistributedOptimizer::gather_parameters() {
-  if (groups_.dp_cp->size() == 1) return;
   ops_.synchronize();
   for (const Bucket& bucket : gradients_.buckets())
-    groups_.dp_cp->all_gather_in_place(store_.flat_value().slice(bucket.begin, bucket.end),
-                                       bucket.counts);
+    gradients_.group_of(bucket).all_gather_in_place(
+        store_.flat_value().slice(bucket.begin, bucket.end), bucket.counts);
 }
 
 int64_t DistributedOptimizer::state_bytes() const {

@@ -56,6 +56,10 @@ Tensor part_of(const Tensor& x, int64_t begin, int64_t count) {
   return {element(x, begin), {count}, x.dtype, x.device};
 }
 
+// Messages that several calls have under way at once keep apart by their tags.
+constexpr int kAllToAllTag = 0;
+constexpr int kFirstChannelTag = 1;
+
 bool mpi_is_up() {
   int initialised = 0;
   int finalised = 0;
@@ -246,7 +250,9 @@ void MpiProcessGroup::all_to_all_impl(const Tensor& out, const Tensor& x, Counts
       messages_.push_back({peer, send, receive});
     }
   }
-  exchange_impl(messages_);
+  Requests requests = post(messages_, kAllToAllTag);
+  wait_all(requests, Collective::all_to_all);
+  spare_requests_.push_back(std::move(requests));
 }
 
 void MpiProcessGroup::broadcast_impl(const Tensor& x, int root) {
@@ -256,37 +262,70 @@ void MpiProcessGroup::broadcast_impl(const Tensor& x, int root) {
   });
 }
 
-// Messages between two ranks keep their order, in pieces too, so one tag is enough.
-void MpiProcessGroup::exchange_impl(std::span<const Exchange> messages) {
+// Messages of one tag between two ranks keep their order, in pieces too.
+MpiProcessGroup::Requests MpiProcessGroup::post(std::span<const Exchange> messages, int first_tag) {
   const MpiCall made = call(Collective::exchange);
-  constexpr int kTag = 0;
-  requests_.clear();
+  Requests requests;
+  if (!spare_requests_.empty()) {
+    requests = std::move(spare_requests_.back());
+    spare_requests_.pop_back();
+  }
+  requests.clear();
   for (const Exchange& message : messages) {
     if (message.peer == rank() || !message.receive) continue;
     for_pieces(message.receive, [&](void* data, int count) {
-      mpi_check(MPI_Irecv(data, count, mpi_type(message.receive.dtype), message.peer, kTag,
-                          own_.communicator, &requests_.emplace_back()),
+      mpi_check(MPI_Irecv(data, count, mpi_type(message.receive.dtype), message.peer,
+                          first_tag + message.channel, own_.communicator, &requests.emplace_back()),
                 made);
     });
   }
   for (const Exchange& message : messages) {
     if (message.peer == rank() || !message.send) continue;
     for_pieces(message.send, [&](void* data, int count) {
-      mpi_check(MPI_Isend(data, count, mpi_type(message.send.dtype), message.peer, kTag,
-                          own_.communicator, &requests_.emplace_back()),
+      mpi_check(MPI_Isend(data, count, mpi_type(message.send.dtype), message.peer,
+                          first_tag + message.channel, own_.communicator, &requests.emplace_back()),
                 made);
     });
   }
-  check(requests_.size() <= static_cast<size_t>(kMaxCount), "group ", name(),
-        ": too many messages");
-  statuses_.resize(requests_.size());
+  return requests;
+}
+
+void MpiProcessGroup::wait_all(Requests& requests, Collective operation) {
+  const MpiCall made = call(operation);
+  check(requests.size() <= static_cast<size_t>(kMaxCount), "group ", name(), ": too many messages");
+  statuses_.resize(requests.size());
   const int code =
-      MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), statuses_.data());
+      MPI_Waitall(static_cast<int>(requests.size()), requests.data(), statuses_.data());
   // MPI's code only says that some message failed; the cause is in that message's status.
   for (const MPI_Status& status : statuses_)
     if (code == MPI_ERR_IN_STATUS && status.MPI_ERROR != MPI_ERR_PENDING)
       mpi_check(status.MPI_ERROR, made);
   mpi_check(code, made);
+}
+
+/// Messages under way. Work that is dropped belongs to a rank that fails and ends the job.
+class MpiProcessGroup::MessageWork final : public Work {
+ public:
+  MessageWork(MpiProcessGroup& group, Requests requests)
+      : group_(group), requests_(std::move(requests)) {}
+  ~MessageWork() override {
+    if (!waited_) log_line("group " + group_.name() + ": messages nobody waits for are dropped");
+  }
+
+ private:
+  void wait_impl() override {
+    waited_ = true;
+    group_.wait_all(requests_, Collective::exchange);
+    group_.spare_requests_.push_back(std::move(requests_));
+  }
+
+  MpiProcessGroup& group_;
+  Requests requests_;
+  bool waited_ = false;
+};
+
+PendingWork MpiProcessGroup::exchange_async_impl(std::span<const Exchange> messages) {
+  return std::make_unique<MessageWork>(*this, post(messages, kFirstChannelTag));
 }
 
 void MpiProcessGroup::barrier_impl() {

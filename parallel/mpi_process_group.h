@@ -62,7 +62,7 @@ class MpiProcessGroup final : public ProcessGroup {
   void all_to_all_impl(const Tensor& out, const Tensor& x, Counts send_counts,
                        Counts receive_counts) override;
   void broadcast_impl(const Tensor& x, int root) override;
-  void exchange_impl(std::span<const Exchange> messages) override;
+  PendingWork exchange_async_impl(std::span<const Exchange> messages) override;
   void barrier_impl() override;
   PendingWork reduce_scatter_async_impl(const Tensor& x, Counts counts) override;
   PendingWork all_gather_async_impl(const Tensor& out, Counts counts) override;
@@ -73,6 +73,11 @@ class MpiProcessGroup final : public ProcessGroup {
     std::vector<int> counts;
     std::vector<int> displacements;
   };
+  using Requests = std::vector<MPI_Request>;
+  class MessageWork;
+  Requests post(std::span<const Exchange> messages, int first_tag);
+  void wait_all(Requests& requests, Collective operation);
+
   void all_gather_on(Channel& channel, const Tensor& out, Counts counts);
   void reduce_scatter_on(Channel& channel, const Tensor& x, Counts counts);
   void set_counts(Channel& channel, Counts counts) const;
@@ -86,7 +91,7 @@ class MpiProcessGroup final : public ProcessGroup {
   Channel async_;
   MPI_Op bf16_sum_ = MPI_OP_NULL;
   MPI_Op bf16_max_ = MPI_OP_NULL;
-  std::vector<MPI_Request> requests_;
+  std::vector<Requests> spare_requests_;  // of messages that arrived, for those to come
   std::vector<MPI_Status> statuses_;
   std::vector<Exchange> messages_;  // of all_to_all
   CommunicationThread communication_;

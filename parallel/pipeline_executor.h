@@ -1,4 +1,5 @@
-// Runs a schedule over one pipeline stage.
+// Runs a schedule over one rank's chunks of the layers, sending activations while others are
+// computed.
 #pragma once
 
 #include "kernels/base/tensor.h"
@@ -7,21 +8,31 @@
 
 namespace phalanx {
 
-/// One rank's part of the layers. The first stage reads its micro-batch itself, the last computes
-/// the loss itself: `input` and `output` (and their gradients) are absent there.
+/// One rank's chunks of the layers. What passes between chunks is [S_local, B, K, H]: activations
+/// forwards, their gradients backwards. At the model's two ends it is absent: the first chunk reads
+/// its micro-batch itself, the last computes the loss itself.
 class PipelineStage {
  public:
   virtual ~PipelineStage() = default;
-  virtual void forward(const PipelineAction& action, const Tensor& input, const Tensor& output) = 0;
-  /// Also receives whether this is the last backward of the step on this rank, after which
-  /// parameter gradients are final.
-  virtual void backward(const PipelineAction& action, const Tensor& dinput, const Tensor& doutput,
-                        bool last) = 0;
+  /// Where the output of the chunk before arrives for this forward, and the gradient from the next
+  /// chunk for this backward. Asked for once per action, in the order the chunk runs them and at
+  /// most one action early: before it has run, a receive for the chunk's next one may start. Hence
+  /// two buffers in turn per chunk and direction are enough.
+  virtual Tensor forward_buffer(int64_t micro_batch, int64_t chunk) = 0;
+  virtual Tensor backward_buffer(int64_t micro_batch, int64_t chunk) = 0;
+  /// What goes to the next chunk; valid until the second next forward of this chunk starts.
+  virtual Tensor forward(const PipelineAction& action) = 0;
+  /// backward or backward_input: what goes to the chunk before; valid until the second next
+  /// backward of this chunk starts. `last`: no later action of this list adds to gradients of the
+  /// chunk's parameters.
+  virtual Tensor backward(const PipelineAction& action, bool last) = 0;
+  virtual void backward_weight(const PipelineAction& action, bool last) = 0;
 };
 
-/// Executes `actions` in order. Sizes of pp greater than 1 are refused until stages exchange
-/// activations.
+/// Executes `actions` in order; the ranks of `pp` each run their own list, made for the same
+/// `num_chunks`. All messages have been sent and received when it returns. Traffic: one exchange
+/// per message sent and one per message received; bytes of each tensor sent to another rank.
 void run_pipeline(const std::vector<PipelineAction>& actions, PipelineStage& stage,
-                  ProcessGroup& pp);
+                  ProcessGroup& pp, int64_t num_chunks);
 
 }  // namespace phalanx

@@ -38,10 +38,18 @@ struct Placement {
   /// Per axis: kReplicate, or the tensor dim that is cut.
   std::array<int8_t, kNumMeshAxes> shard_dim{kReplicate, kReplicate, kReplicate, kReplicate,
                                              kReplicate, kReplicate, kReplicate};
-  /// Axes over which a rank's gradient is only a part of the sum.
+  /// Consecutive tp ranks that hold the same piece (key-value heads fewer than ranks); each has a
+  /// part of its gradient's sum.
+  int tp_replicas = 1;
+  /// Axes over which a rank's gradient is only a part of the sum. pp: the first and the last stage
+  /// hold it both (tied embeddings). expert_dp instead of dp and cp: experts.
   AxisSet partial_gradient{MeshAxis::dp, MeshAxis::cp};
 
   int8_t dim(MeshAxis axis) const { return shard_dim[static_cast<size_t>(axis)]; }
+
+  /// Experts are reduced and their state is cut over expert_dp, everything else over dp x cp.
+  bool is_expert() const { return partial_gradient.contains(MeshAxis::expert_dp); }
+  bool is_shared_by_stages() const { return partial_gradient.contains(MeshAxis::pp); }
 
   static Placement replicated() { return {}; }
   static Placement sharded(MeshAxis axis, int8_t dim) {

@@ -1,16 +1,30 @@
 // The public half of ProcessGroup: checks, traffic counters, and what a group of one does.
 #include "parallel/process_group.h"
 
+#include <chrono>
 #include <cstring>
 #include <numeric>
 
 namespace phalanx {
 namespace {
 
-/// What a group of one gives for an asynchronous call.
 class CompletedWork final : public Work {
+  void wait_impl() override {}
+};
+
+/// Adds the time of its own life to `seconds`.
+class WaitingTime {
  public:
-  void wait() override {}
+  explicit WaitingTime(double& seconds) : seconds_(seconds) {}
+  ~WaitingTime() {
+    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+  }
+  WaitingTime(const WaitingTime&) = delete;
+  WaitingTime& operator=(const WaitingTime&) = delete;
+
+ private:
+  double& seconds_;
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 };
 
 int64_t sum_of(std::span<const int64_t> counts) {
@@ -30,6 +44,16 @@ const char* collective_name(Collective operation) {
   return kNames[static_cast<size_t>(operation)];
 }
 
+void Work::wait() {
+  double nobody = 0;
+  const WaitingTime waiting(waiting_seconds_ == nullptr ? nobody : *waiting_seconds_);
+  wait_impl();
+}
+
+PendingWork completed_work() {
+  return std::make_unique<CompletedWork>();
+}
+
 ProcessGroup::ProcessGroup(std::string name, int rank, int size)
     : name_(std::move(name)), rank_(rank), size_(size), equal_counts_(static_cast<size_t>(size)) {
   check(0 <= rank && rank < size, "group ", name_, ": rank ", rank, " is not one of ", size);
@@ -43,6 +67,11 @@ void ProcessGroup::count(Collective operation, int64_t bytes) {
   Traffic& traffic = traffic_[static_cast<size_t>(operation)];
   ++traffic.calls;
   traffic.bytes += bytes;
+}
+
+PendingWork ProcessGroup::timed(PendingWork work) {
+  work->waiting_seconds_ = &waiting_seconds_;
+  return work;
 }
 
 void ProcessGroup::check_counts(Collective operation, const Tensor& x,
@@ -67,7 +96,9 @@ void ProcessGroup::all_reduce(const Tensor& x, ReduceOp op) {
   check(x.dtype != DType::u8, "group ", name_, ": all_reduce has no sums of ", dtype_name(x.dtype));
   if (size_ == 1) return;
   count(Collective::all_reduce, x.bytes());
-  if (x.numel() > 0) all_reduce_impl(x, op);
+  if (x.numel() == 0) return;
+  const WaitingTime waiting(waiting_seconds_);
+  all_reduce_impl(x, op);
 }
 
 void ProcessGroup::all_gather(const Tensor& out, const Tensor& x) {
@@ -84,7 +115,9 @@ void ProcessGroup::all_gather_in_place(const Tensor& out, std::span<const int64_
   check_counts(Collective::all_gather, out, counts);
   if (size_ == 1) return;
   count(Collective::all_gather, counts[static_cast<size_t>(rank_)] * dtype_bytes(out.dtype));
-  if (out.numel() > 0) all_gather_impl(out, counts);
+  if (out.numel() == 0) return;
+  const WaitingTime waiting(waiting_seconds_);
+  all_gather_impl(out, counts);
 }
 
 void ProcessGroup::reduce_scatter(const Tensor& out, const Tensor& x) {
@@ -101,7 +134,9 @@ void ProcessGroup::reduce_scatter_in_place(const Tensor& x, std::span<const int6
   check_counts(Collective::reduce_scatter, x, counts);
   if (size_ == 1) return;
   count(Collective::reduce_scatter, x.bytes());
-  if (x.numel() > 0) reduce_scatter_impl(x, counts);
+  if (x.numel() == 0) return;
+  const WaitingTime waiting(waiting_seconds_);
+  reduce_scatter_impl(x, counts);
 }
 
 void ProcessGroup::all_to_all(const Tensor& out, const Tensor& x,
@@ -122,6 +157,7 @@ void ProcessGroup::all_to_all(const Tensor& out, const Tensor& x,
     return;
   }
   count(Collective::all_to_all, x.bytes());
+  const WaitingTime waiting(waiting_seconds_);
   all_to_all_impl(out, x, send_counts, receive_counts);
 }
 
@@ -129,47 +165,63 @@ void ProcessGroup::broadcast(const Tensor& x, int root) {
   check(0 <= root && root < size_, "group ", name_, ": broadcast from rank ", root, " of ", size_);
   if (size_ == 1) return;
   count(Collective::broadcast, rank_ == root ? x.bytes() : 0);
-  if (x.numel() > 0) broadcast_impl(x, root);
+  if (x.numel() == 0) return;
+  const WaitingTime waiting(waiting_seconds_);
+  broadcast_impl(x, root);
 }
 
 void ProcessGroup::exchange(std::span<const Exchange> messages) {
+  exchange_async(messages)->wait();
+}
+
+/// Bytes that leave this rank.
+int64_t ProcessGroup::check_messages(std::span<const Exchange> messages) const {
   int64_t bytes = 0;
   for (const Exchange& message : messages) {
     check(0 <= message.peer && message.peer < size_, "group ", name_, ": exchange with rank ",
           message.peer, " of ", size_);
+    check(0 <= message.channel && message.channel <= kMaxChannel, "group ", name_,
+          ": exchange on channel ", message.channel, "; channels go from 0 to ", kMaxChannel);
     if (message.peer == rank_) {
       check(message.send && message.receive && message.send.bytes() == message.receive.bytes(),
             "group ", name_, ": a message to oneself needs both tensors, of one size");
-      copy_local(message.receive, message.send);
     } else if (message.send) {
       bytes += message.send.bytes();
     }
   }
-  if (size_ == 1) return;
-  count(Collective::exchange, bytes);
-  exchange_impl(messages);
+  return bytes;
 }
 
 void ProcessGroup::barrier() {
   if (size_ == 1) return;
   count(Collective::barrier, 0);
+  const WaitingTime waiting(waiting_seconds_);
   barrier_impl();
 }
 
 PendingWork ProcessGroup::reduce_scatter_in_place_async(const Tensor& x,
                                                         std::span<const int64_t> counts) {
   check_counts(Collective::reduce_scatter, x, counts);
-  if (size_ == 1) return std::make_unique<CompletedWork>();
+  if (size_ == 1) return completed_work();
   count(Collective::reduce_scatter, x.bytes());
-  return reduce_scatter_async_impl(x, counts);
+  return timed(reduce_scatter_async_impl(x, counts));
 }
 
 PendingWork ProcessGroup::all_gather_in_place_async(const Tensor& out,
                                                     std::span<const int64_t> counts) {
   check_counts(Collective::all_gather, out, counts);
-  if (size_ == 1) return std::make_unique<CompletedWork>();
+  if (size_ == 1) return completed_work();
   count(Collective::all_gather, counts[static_cast<size_t>(rank_)] * dtype_bytes(out.dtype));
-  return all_gather_async_impl(out, counts);
+  return timed(all_gather_async_impl(out, counts));
+}
+
+PendingWork ProcessGroup::exchange_async(std::span<const Exchange> messages) {
+  const int64_t bytes = check_messages(messages);
+  for (const Exchange& message : messages)
+    if (message.peer == rank_) copy_local(message.receive, message.send);
+  if (size_ == 1) return completed_work();
+  count(Collective::exchange, bytes);
+  return timed(exchange_async_impl(messages));
 }
 
 double ProcessGroup::all_reduce(double value, ReduceOp op) {

@@ -2,8 +2,8 @@
 //
 // Public functions check shapes, count bytes and calls, and do nothing in a group of one; private
 // virtual `_impl` communicates. Implementations: MPI, and threads of one process (tests). Work is
-// ordered with the calling thread's program order; all ranks of a group call in the same order. One
-// thread per rank calls.
+// ordered with the calling thread's program order; all ranks of a group call collectives in the
+// same order, while an exchange concerns its two ends only. One thread per rank calls.
 #pragma once
 
 #include <array>
@@ -40,22 +40,33 @@ struct Traffic {
 };
 
 /// A collective under way. `wait` returns when the result is there and rethrows its failure; it
-/// must be called once before the buffers are touched or freed.
+/// must be called once, within the group's life, before the buffers are touched or freed.
 class Work {
  public:
   virtual ~Work() = default;
-  virtual void wait() = 0;
+  void wait();
+
+ private:
+  friend class ProcessGroup;
+  virtual void wait_impl() = 0;
+  double* waiting_seconds_ = nullptr;  // of the group, once it has handed the work out
 };
 using PendingWork = std::unique_ptr<Work>;
 
+/// Work of which nothing is left to do.
+PendingWork completed_work();
+
 /// One message of `exchange`. `peer` is a rank of the group; an absent tensor means nothing goes
-/// that way. Several messages between two ranks arrive in list order. A message to oneself has
-/// both tensors and is copied.
+/// that way. Messages of one channel between two ranks arrive in the order they were sent; channels
+/// (0 to kMaxChannel) do not wait for each other. A message to oneself has both tensors and is
+/// copied.
 struct Exchange {
   int peer = 0;
   Tensor send;
   Tensor receive;
+  int channel = 0;
 };
+inline constexpr int kMaxChannel = 32766;  // MPI promises tags up to 32767; one is all_to_all's
 
 class ProcessGroup {
  public:
@@ -68,6 +79,9 @@ class ProcessGroup {
   int rank() const { return rank_; }
   int size() const { return size_; }
   const Traffic& traffic(Collective operation) const;
+  /// Exposed communication time: what the calling thread has spent inside collectives that block
+  /// and inside `wait` of this group's asynchronous work. Groups of one wait 0 s.
+  double waiting_seconds() const { return waiting_seconds_; }
 
   /// In place: x = reduce over ranks of x. f64, f32, bf16 (summed in f32), i64, i32.
   void all_reduce(const Tensor& x, ReduceOp op);
@@ -87,7 +101,8 @@ class ProcessGroup {
   void all_to_all(const Tensor& out, const Tensor& x, std::span<const int64_t> send_counts,
                   std::span<const int64_t> receive_counts);
   void broadcast(const Tensor& x, int root);
-  /// All messages at once, in any order between ranks, without deadlock.
+  /// All messages at once, in any order between ranks, without deadlock. Only the two ends of a
+  /// message take part in it.
   void exchange(std::span<const Exchange> messages);
   void barrier();
 
@@ -96,6 +111,7 @@ class ProcessGroup {
                                                           std::span<const int64_t> counts);
   [[nodiscard]] PendingWork all_gather_in_place_async(const Tensor& out,
                                                       std::span<const int64_t> counts);
+  [[nodiscard]] PendingWork exchange_async(std::span<const Exchange> messages);
 
   /// Host scalars.
   double all_reduce(double value, ReduceOp op);
@@ -109,7 +125,8 @@ class ProcessGroup {
                                std::span<const int64_t> send_counts,
                                std::span<const int64_t> receive_counts) = 0;
   virtual void broadcast_impl(const Tensor& x, int root) = 0;
-  virtual void exchange_impl(std::span<const Exchange> messages) = 0;
+  /// Messages to other ranks; those to oneself are in the list too and to be left out.
+  virtual PendingWork exchange_async_impl(std::span<const Exchange> messages) = 0;
   virtual void barrier_impl() = 0;
   virtual PendingWork reduce_scatter_async_impl(const Tensor& x,
                                                 std::span<const int64_t> counts) = 0;
@@ -117,11 +134,14 @@ class ProcessGroup {
   void count(Collective operation, int64_t bytes);
   void check_counts(Collective operation, const Tensor& x, std::span<const int64_t> counts) const;
   void copy_local(const Tensor& y, const Tensor& x) const;
+  int64_t check_messages(std::span<const Exchange> messages) const;
+  PendingWork timed(PendingWork work);
 
   std::string name_;
   int rank_;
   int size_;
   std::array<Traffic, kNumCollectives> traffic_{};
+  double waiting_seconds_ = 0;
   std::vector<int64_t> equal_counts_;  // kept, so that no call allocates
 };
 

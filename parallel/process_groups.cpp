@@ -12,10 +12,6 @@ class SilentProcessGroup final : public ProcessGroup {
   using ProcessGroup::ProcessGroup;
 
  private:
-  class CompletedWork final : public Work {
-   public:
-    void wait() override {}
-  };
   using Counts = std::span<const int64_t>;
 
   void all_reduce_impl(const Tensor&, ReduceOp) override {}
@@ -23,14 +19,10 @@ class SilentProcessGroup final : public ProcessGroup {
   void reduce_scatter_impl(const Tensor&, Counts) override {}
   void all_to_all_impl(const Tensor&, const Tensor&, Counts, Counts) override {}
   void broadcast_impl(const Tensor&, int) override {}
-  void exchange_impl(std::span<const Exchange>) override {}
   void barrier_impl() override {}
-  PendingWork reduce_scatter_async_impl(const Tensor&, Counts) override {
-    return std::make_unique<CompletedWork>();
-  }
-  PendingWork all_gather_async_impl(const Tensor&, Counts) override {
-    return std::make_unique<CompletedWork>();
-  }
+  PendingWork reduce_scatter_async_impl(const Tensor&, Counts) override { return completed_work(); }
+  PendingWork all_gather_async_impl(const Tensor&, Counts) override { return completed_work(); }
+  PendingWork exchange_async_impl(std::span<const Exchange>) override { return completed_work(); }
 };
 
 }  // namespace
@@ -61,6 +53,21 @@ ProcessGroups make_measuring_process_groups(const DeviceMesh& mesh, int64_t rank
         return std::make_unique<SilentProcessGroup>(name, static_cast<int>(place),
                                                     static_cast<int>(ranks.size()));
       });
+}
+
+ProcessGroups make_measuring_process_groups(const ProcessGroups& groups) {
+  const auto silent = [](const std::unique_ptr<ProcessGroup>& group) {
+    return std::make_unique<SilentProcessGroup>(group->name(), group->rank(), group->size());
+  };
+  return {.world = silent(groups.world),
+          .tp = silent(groups.tp),
+          .cp = silent(groups.cp),
+          .dp = silent(groups.dp),
+          .dp_cp = silent(groups.dp_cp),
+          .pp = silent(groups.pp),
+          .ep = silent(groups.ep),
+          .expert_tp = silent(groups.expert_tp),
+          .expert_dp = silent(groups.expert_dp)};
 }
 
 ProcessGroups make_single_process_groups() {

@@ -34,5 +34,7 @@ ProcessGroups make_single_process_groups();
 /// Groups that have the sizes of `mesh` and communicate nothing: for measuring the memory of `rank`
 /// with a null backend and measuring arenas, on any mesh, in one process.
 ProcessGroups make_measuring_process_groups(const DeviceMesh& mesh, int64_t rank);
+/// The same with the names, ranks and sizes of `groups`.
+ProcessGroups make_measuring_process_groups(const ProcessGroups& groups);
 
 }  // namespace phalanx

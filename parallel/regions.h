@@ -6,7 +6,10 @@
 #pragma once
 
 #include <span>
+#include <string_view>
 
+#include "kernels/backend.h"
+#include "kernels/base/arena.h"
 #include "parallel/process_group.h"
 
 namespace phalanx {
@@ -34,6 +37,16 @@ struct GatherRegion {
   static void forward(ProcessGroup& group, const Tensor& y, const Tensor& x);
   /// dx [n, ...] of dy [size * n, ...]; dy is used up.
   static void backward(ProcessGroup& group, const Tensor& dx, const Tensor& dy);
+
+  /// The same beside other work. `rows` [size * n, ...] from `scratch` is complete after the wait.
+  struct Pending {
+    Tensor rows;
+    PendingWork work;
+  };
+  static Pending start_forward(ProcessGroup& group, Backend& ops, const Tensor& x, Arena& scratch,
+                               std::string_view name);
+  /// After the wait dx lies in dy, at this rank's rows; the others are undefined.
+  static PendingWork start_backward(ProcessGroup& group, Backend& ops, const Tensor& dy);
 };
 
 /// Partial sums of all rows leave the region cut. Forward: reduce-scatter along the outermost dim.

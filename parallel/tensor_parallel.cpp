@@ -16,6 +16,12 @@ Tensor rows_of_all_ranks(const Tensor& x, ProcessGroup& tp, Memory& memory, std:
   return memory.scratch.tensor(name, {x.shape.rows() * tp.size(), x.shape.back()}, x.dtype);
 }
 
+/// This rank's part of rows that all ranks have.
+Tensor own_rows(const Tensor& rows, const ProcessGroup& tp) {
+  const int64_t count = rows.shape[0] / tp.size();
+  return rows.slice(tp.rank() * count, (tp.rank() + 1) * count);
+}
+
 }  // namespace
 
 SequenceParallel effective_sequence_parallel(const TensorParallelContext& context) {
@@ -29,13 +35,17 @@ ColumnParallelLinear::ColumnParallelLinear(const TensorParallelContext& context,
       tp_(context.tp),
       sequence_parallel_(effective_sequence_parallel(context)) {
   check(!parts.empty(), "a column-parallel linear layer needs at least one part");
-  for (const LinearPart& part : parts)
+  for (const LinearPart& part : parts) {
+    Placement placement = Placement::sharded(MeshAxis::tp, 0);
+    placement.tp_replicas = part.tp_replicas;
     parameters_.push_back(&store_.add({.name = part.name,
                                        .global_shape = {part.out_features, init.in_features},
                                        .kind = init.kind,
-                                       .placement = Placement::sharded(MeshAxis::tp, 0),
+                                       .placement = placement,
                                        .initialiser = init.initialiser},
-                                      tp_.rank(), tp_.size()));
+                                      tp_.rank() / part.tp_replicas,
+                                      tp_.size() / part.tp_replicas));
+  }
 }
 
 const Parameter& ColumnParallelLinear::first_of(PartRange parts) const {
@@ -66,28 +76,55 @@ void ColumnParallelLinear::forward(const Tensor& y, const Tensor& x, Saved& save
               kTimesTransposed);
 }
 
-// dW += dy^T x; dx = dy W, which is partial over tp because each rank has only some outputs. The
-// gathered x is gathered again instead of kept: that is what sequence parallel saves.
+// dx = dy W, which is partial over tp because each rank has only some outputs; dW += dy^T x. The
+// gathered x is gathered again instead of kept: that is what sequence parallel saves. Its gather
+// runs beside the first product, and the reduce-scatter of dx beside the second.
 void ColumnParallelLinear::backward(const Tensor& dx, const Tensor& dy, const Saved& saved,
                                     Memory& memory, PartRange parts) {
   const ArenaScope scope(memory.scratch);
-  const bool cut = sequence_parallel_ == SequenceParallel::on;
   const Tensor weight = store_.fused_value(first_of(parts), parts.count);
   const Tensor dweight = store_.fused_gradient(first_of(parts), parts.count);
-  Tensor rows = saved.x;
-  Tensor drows = dx.as_matrix();
-  if (cut) {
-    rows = rows_of_all_ranks(saved.x, tp_, memory, "linear.gathered_x");
-    drows = rows_of_all_ranks(dx, tp_, memory, "linear.gathered_dx");
-    GatherRegion::forward(tp_, rows, saved.x);
+  if (sequence_parallel_ == SequenceParallel::off) {
+    ops_.matmul(dx.as_matrix(), dy.as_matrix(), weight, kTimes);
+    CopyRegion::backward(tp_, dx.as_matrix());
+    weight_gradient(dweight, dy.as_matrix(), saved.x, memory);
+    return;
   }
-  ops_.matmul(dweight, dy.as_matrix(), rows, kWeightGradient);
+  const bool now = memory.deferred == nullptr;
+  GatherRegion::Pending rows;
+  if (now)
+    rows = GatherRegion::start_forward(tp_, ops_, saved.x, memory.scratch, "linear.gathered_x");
+  const Tensor drows = rows_of_all_ranks(dx, tp_, memory, "linear.gathered_dx");
   ops_.matmul(drows, dy.as_matrix(), weight, kTimes);
-  if (cut) {
-    GatherRegion::backward(tp_, dx.as_matrix(), drows);
+  if (now) rows.work->wait();
+  const PendingWork scattering = GatherRegion::start_backward(tp_, ops_, drows);
+  if (now) {
+    ops_.matmul(dweight, dy.as_matrix(), rows.rows, kWeightGradient);
   } else {
-    CopyRegion::backward(tp_, drows);
+    weight_gradient(dweight, dy.as_matrix(), saved.x, memory);
   }
+  scattering->wait();
+  ops_.copy(dx.as_matrix(), own_rows(drows, tp_));
+}
+
+// Now, or after the input half of a split backward, from copies that outlive its scratch memory.
+void ColumnParallelLinear::weight_gradient(const Tensor& dweight, const Tensor& dy, const Tensor& x,
+                                           Memory& memory) {
+  if (memory.deferred == nullptr) {
+    ops_.matmul(dweight, dy, x, kWeightGradient);
+    return;
+  }
+  const Tensor kept = memory.saved.tensor("linear.deferred_dy", dy.shape, dy.dtype);
+  ops_.copy(kept, dy);
+  memory.deferred->push_back([this, dweight, kept, x](Arena& scratch) {
+    const ArenaScope scope(scratch);
+    Tensor rows = x;
+    if (sequence_parallel_ == SequenceParallel::on) {
+      rows = scratch.tensor("linear.gathered_x", {kept.shape[0], x.shape[1]}, x.dtype);
+      GatherRegion::forward(tp_, rows, x);
+    }
+    ops_.matmul(dweight, kept, rows, kWeightGradient);
+  });
 }
 
 RowParallelLinear::RowParallelLinear(const TensorParallelContext& context, const std::string& name,
@@ -116,7 +153,7 @@ void RowParallelLinear::forward(const Tensor& y, const Tensor& x, Saved& saved,
   }
 }
 
-// dW += dy^T x; dx = dy W. Without sequence parallel dy is replicated over tp.
+// dx = dy W; dW += dy^T x. Without sequence parallel dy is replicated over tp.
 void RowParallelLinear::backward(const Tensor& dx, const Tensor& dy, const Saved& saved,
                                  Memory& memory) {
   const ArenaScope scope(memory.scratch);
@@ -125,8 +162,23 @@ void RowParallelLinear::backward(const Tensor& dx, const Tensor& dy, const Saved
     drows = rows_of_all_ranks(dy, tp_, memory, "linear.gathered_dy");
     ReduceScatterRegion::backward(tp_, drows, dy.as_matrix());
   }
-  ops_.matmul(weight_->gradient, drows, saved.x, kWeightGradient);
   ops_.matmul(dx.as_matrix(), drows, weight_->value, kTimes);
+  if (memory.deferred == nullptr) {
+    ops_.matmul(weight_->gradient, drows, saved.x, kWeightGradient);
+    return;
+  }
+  // The gathered rows are gathered once more later: kept, they would be tp times as large.
+  const Tensor kept = memory.saved.tensor("linear.deferred_dy", dy.as_matrix().shape, dy.dtype);
+  ops_.copy(kept, dy.as_matrix());
+  memory.deferred->push_back([this, kept, x = saved.x](Arena& scratch) {
+    const ArenaScope deferred_scope(scratch);
+    Tensor rows = kept;
+    if (sequence_parallel_ == SequenceParallel::on) {
+      rows = scratch.tensor("linear.gathered_dy", {x.shape[0], kept.shape[1]}, kept.dtype);
+      ReduceScatterRegion::backward(tp_, rows, kept);
+    }
+    ops_.matmul(weight_->gradient, rows, x, kWeightGradient);
+  });
 }
 
 }  // namespace phalanx

@@ -32,6 +32,7 @@ SequenceParallel effective_sequence_parallel(const TensorParallelContext& contex
 struct LinearPart {
   std::string name;      // full key: "layers.00.attention.q.weight"
   int64_t out_features;  // global
+  int tp_replicas = 1;   // consecutive tp ranks that hold the same rows
 };
 
 /// Consecutive parts of a linear layer.
@@ -62,12 +63,14 @@ class ColumnParallelLinear {
   /// y [rows, local_out_features(parts)] = x [rows(/tp with sequence parallel), in] times `parts`.
   void forward(const Tensor& y, const Tensor& x, Saved& saved, Memory& memory,
                PartRange parts) const;
-  /// dx as x, the full sum over tp; dy [rows, local_out_features(parts)]. Weight gradients add up.
+  /// dx as x, the full sum over tp; dy [rows, local_out_features(parts)]. Weight gradients add up,
+  /// or wait in memory.deferred.
   void backward(const Tensor& dx, const Tensor& dy, const Saved& saved, Memory& memory,
                 PartRange parts);
 
  private:
   const Parameter& first_of(PartRange parts) const;
+  void weight_gradient(const Tensor& dweight, const Tensor& dy, const Tensor& x, Memory& memory);
 
   ParameterStore& store_;
   Backend& ops_;

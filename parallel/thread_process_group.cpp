@@ -5,25 +5,14 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <condition_variable>
 #include <cstring>
 #include <exception>
-#include <mutex>
 #include <numeric>
 #include <thread>
 #include <utility>
 
 namespace phalanx {
 namespace {
-
-/// What a rank brings to a collective. The same on all ranks: operation, dtype and agreement.
-struct Posted {
-  Collective operation = Collective::barrier;
-  Tensor tensor;
-  std::span<const int64_t> counts;
-  std::span<const Exchange> messages;
-  int64_t agreement = 0;  // any number all ranks must agree on: elements, root, hash of counts
-};
 
 int64_t hash_of(std::span<const int64_t> counts) {
   int64_t hash = 0;
@@ -55,7 +44,7 @@ void dispatch_reducible(DType dtype, Body&& body) {
 }
 
 /// Elements [begin, end) reduced over all ranks in rank order.
-std::vector<char> reduced(const std::vector<Posted>& posted, int64_t begin, int64_t end,
+std::vector<char> reduced(const std::vector<PostedCall>& posted, int64_t begin, int64_t end,
                           ReduceOp op) {
   std::vector<char> result;
   dispatch_reducible(posted[0].tensor.dtype, [&]<class T, class Sum>() {
@@ -78,93 +67,15 @@ std::vector<char> reduced(const std::vector<Posted>& posted, int64_t begin, int6
   return result;
 }
 
-}  // namespace
-
-struct ThreadMeetingPoint {
-  explicit ThreadMeetingPoint(size_t size) : posted(size) {}
-  std::vector<Posted> posted;
-  size_t arrived = 0;
-  uint64_t generation = 0;
-};
-
-class ThreadWorld {
- public:
-  /// Returns when all ranks of the point are here; throws if a rank failed.
-  void meet(ThreadMeetingPoint& point, const std::string& group) {
-    std::unique_lock lock(mutex_);
-    throw_if_poisoned(group);
-    const uint64_t generation = point.generation;
-    if (++point.arrived == point.posted.size()) {
-      point.arrived = 0;
-      ++point.generation;
-      changed_.notify_all();
-      return;
-    }
-    changed_.wait(lock, [&] { return point.generation != generation || poisoned_; });
-    if (point.generation == generation) throw_if_poisoned(group);
-  }
-
-  /// Returns when all ranks that met at the point have read what they need. Poison does not count
-  /// here: all who met will come, and whoever left early would free memory that others still read.
-  void meet_again(ThreadMeetingPoint& point) {
-    std::unique_lock lock(mutex_);
-    const uint64_t generation = point.generation;
-    if (++point.arrived == point.posted.size()) {
-      point.arrived = 0;
-      ++point.generation;
-      changed_.notify_all();
-    }
-    changed_.wait(lock, [&] { return point.generation != generation; });
-  }
-
-  void poison() {
-    const std::lock_guard lock(mutex_);
-    poisoned_ = true;
-    changed_.notify_all();
-  }
-
-  /// Keeps the first failure; an echo gives way to a cause.
-  void record_failure(const std::exception_ptr& failure, bool echo) {
-    const std::lock_guard lock(mutex_);
-    if (failure_ && (echo || !failure_is_echo_)) return;
-    failure_ = failure;
-    failure_is_echo_ = echo;
-  }
-  std::exception_ptr failure() const { return failure_; }
-
-  std::shared_ptr<ThreadMeetingPoint> meeting_point(const std::string& key, size_t size) {
-    const std::lock_guard lock(mutex_);
-    auto& point = points_[key];
-    if (!point) point = std::make_shared<ThreadMeetingPoint>(size);
-    return point;
-  }
-
- private:
-  void throw_if_poisoned(const std::string& group) const {
-    if (poisoned_)
-      throw PoisonedError("group " + group +
-                          ": another rank failed, so this collective cannot end");
-  }
-
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool poisoned_ = false;
-  std::exception_ptr failure_;
-  bool failure_is_echo_ = false;
-  std::map<std::string, std::shared_ptr<ThreadMeetingPoint>> points_;
-};
-
-namespace {
-
 /// Posts, meets, checks that all ranks called the same, lets `body` read what is posted, and meets
 /// again so that nobody's memory changes while another still reads it.
 template <class Body>
 void with_posted(ThreadProcessGroup& group, const std::shared_ptr<ThreadWorld>& world,
-                 ThreadMeetingPoint& point, const Posted& own, Body&& body) {
+                 ThreadMeetingPoint& point, const PostedCall& own, Body&& body) {
   point.posted[static_cast<size_t>(group.rank())] = own;
   world->meet(point, group.name());
   for (size_t rank = 0; rank < point.posted.size(); ++rank) {
-    const Posted& other = point.posted[rank];
+    const PostedCall& other = point.posted[rank];
     check(other.operation == own.operation && other.agreement == own.agreement &&
               other.tensor.dtype == own.tensor.dtype,
           "group ", group.name(), ": rank ", group.rank(), " calls ",
@@ -197,7 +108,7 @@ ThreadProcessGroup::~ThreadProcessGroup() {
 }
 
 void ThreadProcessGroup::all_reduce_impl(const Tensor& x, ReduceOp op) {
-  const Posted own{Collective::all_reduce, x, {}, {}, x.numel()};
+  const PostedCall own{Collective::all_reduce, x, {}, x.numel()};
   std::vector<char> result;
   with_posted(*this, meeting_.world, *meeting_.calls, own,
               [&](const auto& posted) { result = reduced(posted, 0, x.numel(), op); });
@@ -210,7 +121,7 @@ void ThreadProcessGroup::all_gather_impl(const Tensor& out, Counts counts) {
 
 void ThreadProcessGroup::all_gather_at(ThreadMeetingPoint& point, const Tensor& out,
                                        Counts counts) {
-  const Posted own{Collective::all_gather, out, counts, {}, hash_of(counts)};
+  const PostedCall own{Collective::all_gather, out, counts, hash_of(counts)};
   with_posted(*this, meeting_.world, point, own, [&](const auto& posted) {
     for (size_t peer = 0; peer < posted.size(); ++peer) {
       if (peer == static_cast<size_t>(rank())) continue;
@@ -227,7 +138,7 @@ void ThreadProcessGroup::reduce_scatter_impl(const Tensor& x, Counts counts) {
 
 void ThreadProcessGroup::reduce_scatter_at(ThreadMeetingPoint& point, const Tensor& x,
                                            Counts counts) {
-  const Posted own{Collective::reduce_scatter, x, counts, {}, hash_of(counts)};
+  const PostedCall own{Collective::reduce_scatter, x, counts, hash_of(counts)};
   const int64_t begin = offset_of(counts, static_cast<size_t>(rank()));
   const int64_t end = begin + counts[static_cast<size_t>(rank())];
   std::vector<char> result;
@@ -238,7 +149,7 @@ void ThreadProcessGroup::reduce_scatter_at(ThreadMeetingPoint& point, const Tens
 
 void ThreadProcessGroup::all_to_all_impl(const Tensor& out, const Tensor& x, Counts send_counts,
                                          Counts receive_counts) {
-  const Posted own{Collective::all_to_all, x, send_counts, {}, 0};
+  const PostedCall own{Collective::all_to_all, x, send_counts, 0};
   with_posted(*this, meeting_.world, *meeting_.calls, own, [&](const auto& posted) {
     const int64_t row_bytes = out.shape[0] == 0 ? 0 : out.bytes() / out.shape[0];
     const auto self = static_cast<size_t>(rank());
@@ -255,35 +166,62 @@ void ThreadProcessGroup::all_to_all_impl(const Tensor& out, const Tensor& x, Cou
 }
 
 void ThreadProcessGroup::broadcast_impl(const Tensor& x, int root) {
-  const Posted own{Collective::broadcast, x, {}, {}, x.numel() * size() + root};
+  const PostedCall own{Collective::broadcast, x, {}, x.numel() * size() + root};
   with_posted(*this, meeting_.world, *meeting_.calls, own, [&](const auto& posted) {
     if (rank() != root)
       copy_bytes(x.data, posted[static_cast<size_t>(root)].tensor.data, x.bytes());
   });
 }
 
-void ThreadProcessGroup::exchange_impl(std::span<const Exchange> messages) {
-  const Posted own{Collective::exchange, {}, {}, messages, 0};
-  with_posted(*this, meeting_.world, *meeting_.calls, own, [&](const auto& posted) {
-    std::vector<size_t> next(posted.size(), 0);  // per peer: messages already looked at
-    for (const Exchange& message : messages) {
-      if (message.peer == rank() || !message.receive) continue;
-      const auto peer = static_cast<size_t>(message.peer);
-      const std::span<const Exchange> theirs = posted[peer].messages;
-      const auto to_me = [&](const Exchange& m) { return m.peer == rank() && m.send; };
-      while (next[peer] < theirs.size() && !to_me(theirs[next[peer]])) ++next[peer];
-      check(next[peer] < theirs.size(), "group ", name(), ": rank ", rank(),
-            " expects a message that rank ", peer, " does not send");
-      const Tensor& source = theirs[next[peer]++].send;
-      check(source.bytes() == message.receive.bytes(), "group ", name(), ": rank ", peer, " sends ",
-            source.bytes(), " bytes, rank ", rank(), " expects ", message.receive.bytes());
-      copy_bytes(message.receive.data, source.data, source.bytes());
+/// Both ends of messages of this rank. Work that is dropped belongs to a rank that fails: the
+/// others are told, and nobody touches its memory any more.
+class ThreadProcessGroup::MessageWork final : public Work {
+ public:
+  explicit MessageWork(const ThreadProcessGroup& group)
+      : name_(group.name()), meeting_(group.meeting_) {}
+  ~MessageWork() override {
+    if (!waited_) give_up();
+  }
+
+  void post(int rank, const Exchange& message) {
+    if (message.receive)
+      messages_.push_back(meeting_.world->receive(
+          *meeting_.calls, {message.peer, rank, message.channel}, message.receive, name_));
+    if (message.send)
+      messages_.push_back(meeting_.world->send(
+          *meeting_.calls, {rank, message.peer, message.channel}, message.send, name_));
+  }
+
+ private:
+  void wait_impl() override {
+    waited_ = true;
+    try {
+      for (const auto& message : messages_) meeting_.world->wait(*message, name_);
+    } catch (...) {
+      give_up();
+      throw;
     }
-  });
+  }
+  void give_up() {
+    meeting_.world->withdraw(*meeting_.calls, messages_);
+    meeting_.world->poison();
+  }
+
+  std::string name_;
+  Meeting meeting_;
+  std::vector<ThreadWorld::MessagePtr> messages_;
+  bool waited_ = false;
+};
+
+PendingWork ThreadProcessGroup::exchange_async_impl(std::span<const Exchange> messages) {
+  auto work = std::make_unique<MessageWork>(*this);
+  for (const Exchange& message : messages)
+    if (message.peer != rank()) work->post(rank(), message);
+  return work;
 }
 
 void ThreadProcessGroup::barrier_impl() {
-  with_posted(*this, meeting_.world, *meeting_.calls, Posted{}, [](const auto&) {});
+  with_posted(*this, meeting_.world, *meeting_.calls, PostedCall{}, [](const auto&) {});
 }
 
 PendingWork ThreadProcessGroup::reduce_scatter_async_impl(const Tensor& x, Counts counts) {

@@ -10,22 +10,13 @@
 
 #include "parallel/communication_thread.h"
 #include "parallel/process_groups.h"
+#include "parallel/thread_world.h"
 
 namespace phalanx {
 
-/// What the threads of one `run_thread_ranks` share.
-class ThreadWorld;
-/// Where the ranks of one group meet.
-struct ThreadMeetingPoint;
-
-/// Thrown at ranks that wait for one that failed.
-class PoisonedError : public Error {
- public:
-  using Error::Error;
-};
-
 /// Sums go in rank order, bf16 sums in f32 with one rounding, so results are the same bits on every
-/// run. Mismatched calls (another collective, other counts) are found and named.
+/// run. Mismatched calls (another collective, other counts, other bytes) are found and named. A
+/// message is copied when its second end is posted, so a sender may have to wait for the receiver.
 class ThreadProcessGroup final : public ProcessGroup {
  public:
   struct Meeting {
@@ -44,10 +35,12 @@ class ThreadProcessGroup final : public ProcessGroup {
   void all_to_all_impl(const Tensor& out, const Tensor& x, Counts send_counts,
                        Counts receive_counts) override;
   void broadcast_impl(const Tensor& x, int root) override;
-  void exchange_impl(std::span<const Exchange> messages) override;
+  PendingWork exchange_async_impl(std::span<const Exchange> messages) override;
   void barrier_impl() override;
   PendingWork reduce_scatter_async_impl(const Tensor& x, Counts counts) override;
   PendingWork all_gather_async_impl(const Tensor& out, Counts counts) override;
+
+  class MessageWork;
 
   void all_gather_at(ThreadMeetingPoint& point, const Tensor& out, Counts counts);
   void reduce_scatter_at(ThreadMeetingPoint& point, const Tensor& x, Counts counts);

@@ -10,29 +10,23 @@
 namespace phalanx {
 
 VocabParallelEmbedding::VocabParallelEmbedding(const TensorParallelContext& context,
-                                               const std::string& name, const Shape& shape,
-                                               const Initialiser& initialiser)
+                                               Parameter& table)
     : ops_(context.backend),
       tp_(context.tp),
       sequence_parallel_(effective_sequence_parallel(context)),
-      table_(&context.parameters.add({.name = name,
-                                      .global_shape = shape,
-                                      .kind = ParameterKind::embedding,
-                                      .placement = Placement::sharded(MeshAxis::tp, 0),
-                                      .initialiser = initialiser},
-                                     context.tp.rank(), context.tp.size())) {}
+      table_(table) {}
 
 // Ids of other ranks give rows of zeros, so the sum over tp is the whole lookup, without rounding.
 void VocabParallelEmbedding::forward(const Tensor& y, const Tensor& ids, Memory& memory) const {
   const ArenaScope scope(memory.scratch);
   if (sequence_parallel_ == SequenceParallel::off) {
-    ops_.embedding_forward(y, table_->value, ids, table_->offset[0]);
+    ops_.embedding_forward(y, table_.value, ids, table_.offset[0]);
     ReduceRegion::forward(tp_, y);
     return;
   }
   const Tensor rows = memory.scratch.tensor("embedding.partial_y",
                                             y.shape.with_dim(0, y.shape[0] * tp_.size()), y.dtype);
-  ops_.embedding_forward(rows, table_->value, ids, table_->offset[0]);
+  ops_.embedding_forward(rows, table_.value, ids, table_.offset[0]);
   ReduceScatterRegion::forward(tp_, y, rows);
 }
 
@@ -44,7 +38,7 @@ void VocabParallelEmbedding::backward(const Tensor& dy, const Tensor& ids, Memor
                                   dy.shape.with_dim(0, dy.shape[0] * tp_.size()), dy.dtype);
     ReduceScatterRegion::backward(tp_, drows, dy);
   }
-  ops_.embedding_backward(table_->gradient, drows, ids, table_->offset[0]);
+  ops_.embedding_backward(table_.gradient, drows, ids, table_.offset[0]);
 }
 
 VocabParallelLoss::VocabParallelLoss(const TensorParallelContext& context, Parameter& weight,

@@ -12,21 +12,19 @@ namespace phalanx {
 /// never take part in the softmax.
 class VocabParallelEmbedding {
  public:
-  VocabParallelEmbedding(const TensorParallelContext& context, const std::string& name,
-                         const Shape& shape, const Initialiser& initialiser);
+  /// `table` [V padded, H] is cut by rows over tp.
+  VocabParallelEmbedding(const TensorParallelContext& context, Parameter& table);
 
   /// y [S(/tp), B, K, H] = table rows of ids [S, B], the same for all K copies.
   void forward(const Tensor& y, const Tensor& ids, Memory& memory) const;
   /// dy as y.
   void backward(const Tensor& dy, const Tensor& ids, Memory& memory);
 
-  Parameter& table() { return *table_; }
-
  private:
   Backend& ops_;
   ProcessGroup& tp_;
   SequenceParallel sequence_parallel_;
-  Parameter* table_;
+  Parameter& table_;
 };
 
 /// Head and loss in one: logits = x W^T in chunks of rows, softmax cross-entropy over the cut

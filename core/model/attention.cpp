@@ -1,6 +1,7 @@
 // Grouped-query attention over PHD copies.
 #include "core/model/attention.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace phalanx {
@@ -9,6 +10,13 @@ namespace {
 constexpr PartRange kAllParts{0, 3};   // q, k, v
 constexpr PartRange kQueryPart{0, 1};  // q
 constexpr PartRange kKeyParts{1, 2};   // k, v
+
+/// Tensor-parallel ranks that hold the same key-value head: more than one where there are more
+/// ranks than heads.
+int key_replicas(const LayerContext& context) {
+  const auto groups = static_cast<int>(context.config.query_groups());
+  return std::max(1, context.parallel.tp.size() / groups);
+}
 
 int64_t heads_of(const ModelConfig& config, bool query) {
   return query ? config.num_attention_heads : config.query_groups();
@@ -22,16 +30,21 @@ Attention::Attention(const LayerContext& context, QueryRows query_rows)
       row_factor_(context.row_factor()),
       copies_(context.config.copies()),
       query_copies_(query_rows == QueryRows::last_copy ? 1 : context.config.copies()),
-      local_groups_(context.config.query_groups() / context.parallel.tp.size()),
-      heads_per_group_(context.config.num_attention_heads / context.config.query_groups()),
+      key_replicas_(key_replicas(context)),
+      local_groups_(context.config.query_groups() * key_replicas_ / context.parallel.tp.size()),
+      heads_per_group_(context.config.num_attention_heads / context.parallel.tp.size() /
+                       local_groups_),
       head_dim_(context.config.head_dim()),
       epsilon_(context.config.norm_epsilon),
       copy_position_(context.config.phd_rope_position),
+      recompute_(context.recompute),
       context_attention_(ops_, context.cp, attention_mask(context.config, context.layer)),
       qkv_(context.parallel,
            {{context.name("attention.q.weight"), heads_of(context.config, true) * head_dim_},
-            {context.name("attention.k.weight"), heads_of(context.config, false) * head_dim_},
-            {context.name("attention.v.weight"), heads_of(context.config, false) * head_dim_}},
+            {context.name("attention.k.weight"), heads_of(context.config, false) * head_dim_,
+             key_replicas_},
+            {context.name("attention.v.weight"), heads_of(context.config, false) * head_dim_,
+             key_replicas_}},
            {.in_features = context.config.hidden_size,
             .kind = ParameterKind::attention,
             .initialiser = {.stddev = base_init_std(context.config)}}),
@@ -52,8 +65,10 @@ Attention::Attention(const LayerContext& context, QueryRows query_rows)
 
 Attention::Head Attention::make_head(const LayerContext& context, Role role, HeadNorm norm) const {
   const int64_t heads = heads_of(context.config, role == Role::query);
+  const int replicas = role == Role::query ? 1 : key_replicas_;
   Head result{.norm = norm,
-              .local_width = heads / tp_.size() * head_dim_,
+              .replicas = replicas,
+              .local_width = heads * replicas / tp_.size() * head_dim_,
               .global_width = heads * head_dim_};
   if (norm == HeadNorm::none) return result;
   const char* names[] = {"attention.q_norm.weight", "attention.k_norm.weight",
@@ -63,7 +78,9 @@ Attention::Head Attention::make_head(const LayerContext& context, Role role, Hea
                      .kind = ParameterKind::norm};
   if (norm == HeadNorm::full_width) {
     spec.placement = Placement::sharded(MeshAxis::tp, 0);
-    result.weight = &context.parallel.parameters.add(spec, tp_.rank(), tp_.size());
+    spec.placement.tp_replicas = replicas;
+    result.weight =
+        &context.parallel.parameters.add(spec, tp_.rank() / replicas, tp_.size() / replicas);
   } else {
     // Shared by all heads, of which this rank sees its own: the gradient is a part of the sum.
     spec.placement.partial_gradient.add(MeshAxis::tp);
@@ -118,13 +135,21 @@ SplitHeads Attention::split_options(Role role, const Saved& saved,
   return options;
 }
 
+// sums = sum over tp, as if every head existed once. For the backward's dots that is right too:
+// each replica has a part of dy, and the parts of dx that the replicas make are added up later, so
+// each takes its share of the term that depends on the whole row.
+void Attention::sum_over_heads(const Head& part, const Tensor& sums) const {
+  tp_.all_reduce(sums, ReduceOp::sum);
+  if (part.replicas > 1) ops_.scale(sums, 1.0 / part.replicas);
+}
+
 // Sum of squares of this projection's whole row, over tp (full-width norms only).
 Tensor Attention::full_width_sums(const Head& part, const Tensor& rows, Memory& memory) const {
   if (part.norm != HeadNorm::full_width) return {};
   const Tensor sums =
       memory.saved.tensor("attention.row_sums", {rows.shape[0]}, accumulator_dtype(rows.dtype));
   ops_.row_sum_squares(sums, rows, part.column, part.local_width);
-  tp_.all_reduce(sums, ReduceOp::sum);
+  sum_over_heads(part, sums);
   return sums;
 }
 
@@ -145,24 +170,32 @@ void Attention::forward(const Tensor& y, const Tensor& x, Saved& saved, Memory& 
   project(x, saved, memory);
   saved.q_sums = full_width_sums(q_, saved.q_rows, memory);
   saved.k_sums = full_width_sums(k_, saved.kv_rows, memory);
+  const ArenaScope scope(memory.scratch);
+  Arena& arena = recompute_ == Recompute::attention ? memory.scratch : memory.saved;
+  const Tensor out = attend(saved, arena, memory.scratch, inputs);
+  out_.forward(y.as_matrix(), out.as_matrix(), saved.out_linear, memory);
+}
 
+// What recomputation makes again: heads from the projections' rows, and attention.
+Tensor Attention::attend(Saved& saved, Arena& arena, Arena& scratch,
+                         const SequenceInputs& inputs) const {
+  const DType dtype = saved.q_rows.dtype;
   const int64_t s = inputs.positions;
   const int64_t b = inputs.sequences;
   const Shape queries{b, local_groups_, s, query_copies_ * heads_per_group_, head_dim_};
   const Shape keys{copies_, b, local_groups_, s, head_dim_};
-  saved.q = memory.saved.tensor("attention.q", queries, x.dtype);
-  saved.k = memory.saved.tensor("attention.k", keys, x.dtype);
-  saved.v = memory.saved.tensor("attention.v", keys, x.dtype);
+  saved.q = arena.tensor("attention.q", queries, dtype);
+  saved.k = arena.tensor("attention.k", keys, dtype);
+  saved.v = arena.tensor("attention.v", keys, dtype);
   ops_.split_heads_forward(saved.q, saved.q_rows, split_options(Role::query, saved, inputs));
   ops_.split_heads_forward(saved.k, saved.kv_rows, split_options(Role::key, saved, inputs));
   ops_.split_heads_forward(saved.v, saved.kv_rows, split_options(Role::value, saved, inputs));
 
-  saved.lse = memory.saved.tensor("attention.lse", {b, local_groups_, s, queries[3]},
-                                  accumulator_dtype(x.dtype));
-  const Tensor out =
-      memory.saved.tensor("attention.out", {s, b, query_copies_, q_.local_width}, x.dtype);
-  context_attention_.forward(out, saved.lse, attention_inputs(saved, inputs), memory.scratch);
-  out_.forward(y.as_matrix(), out.as_matrix(), saved.out_linear, memory);
+  saved.lse =
+      arena.tensor("attention.lse", {b, local_groups_, s, queries[3]}, accumulator_dtype(dtype));
+  const Tensor out = arena.tensor("attention.out", {s, b, query_copies_, q_.local_width}, dtype);
+  context_attention_.forward(out, saved.lse, attention_inputs(saved, inputs), scratch);
+  return out;
 }
 
 // The columns of q, k or v in drows from the gradient of its heads.
@@ -175,7 +208,7 @@ void Attention::split_backward(Role role, const Tensor& drows, const Tensor& dhe
     dots =
         memory.scratch.tensor("attention.row_dots", {rows.shape[0]}, accumulator_dtype(rows.dtype));
     ops_.split_heads_row_dots(dots, dheads, rows, options);
-    tp_.all_reduce(dots, ReduceOp::sum);
+    sum_over_heads(options.layout == HeadLayout::queries ? q_ : k_, dots);
   }
   Parameter* weight = head(role).weight;
   ops_.split_heads_backward({.dx = drows,
@@ -186,10 +219,16 @@ void Attention::split_backward(Role role, const Tensor& drows, const Tensor& dhe
                             options);
 }
 
-void Attention::backward(const Tensor& dx, const Tensor& dy, const Saved& saved, Memory& memory,
+void Attention::backward(const Tensor& dx, const Tensor& dy, const Saved& kept, Memory& memory,
                          const SequenceInputs& inputs) {
   const ArenaScope scope(memory.scratch);
   Arena& scratch = memory.scratch;
+  Saved saved = kept;
+  if (recompute_ == Recompute::attention) {
+    // The weight half of a split backward reads the output later than this scratch memory lives.
+    Arena& arena = memory.deferred != nullptr ? memory.saved : scratch;
+    saved.out_linear.x = attend(saved, arena, memory.scratch, inputs).as_matrix();
+  }
   const Tensor& out = saved.out_linear.x;
   const Tensor dout = scratch.tensor("attention.dout", out.shape, dy.dtype);
   out_.backward(dout, dy.as_matrix(), saved.out_linear, memory);
@@ -204,7 +243,7 @@ void Attention::backward(const Tensor& dx, const Tensor& dy, const Saved& saved,
                                .dout = dout.view(rows),
                                .out = out.view(rows),
                                .lse = saved.lse},
-                              attention_inputs(saved, inputs), memory.scratch);
+                              attention_inputs(saved, inputs), scratch);
 
   const Tensor dkv_rows = scratch.tensor("attention.dqkv", saved.kv_rows.shape, dy.dtype);
   split_backward(Role::key, dkv_rows, dk, saved, memory, inputs);

@@ -41,6 +41,7 @@ class Attention {
   struct Head {
     HeadNorm norm = HeadNorm::none;
     Parameter* weight = nullptr;
+    int replicas = 1;  // tp ranks that hold the same heads
     int64_t column = 0;
     int64_t local_width = 0;  // heads/tp * D
     int64_t global_width = 0;
@@ -48,9 +49,11 @@ class Attention {
   Head make_head(const LayerContext& context, Role role, HeadNorm norm) const;
   void project(const Tensor& x, Saved& saved, Memory& memory) const;
   SplitHeads split_options(Role role, const Saved& saved, const SequenceInputs& inputs) const;
+  void sum_over_heads(const Head& head, const Tensor& sums) const;
   Tensor full_width_sums(const Head& head, const Tensor& rows, Memory& memory) const;
   void split_backward(Role role, const Tensor& drows, const Tensor& dheads, const Saved& saved,
                       Memory& memory, const SequenceInputs& inputs);
+  Tensor attend(Saved& saved, Arena& arena, Arena& scratch, const SequenceInputs& inputs) const;
   AttentionInputs attention_inputs(const Saved& saved, const SequenceInputs& inputs) const;
   const Head& head(Role role) const;
 
@@ -59,11 +62,13 @@ class Attention {
   int64_t row_factor_;
   int64_t copies_;
   int64_t query_copies_;
+  int key_replicas_;
   int64_t local_groups_;
   int64_t heads_per_group_;
   int64_t head_dim_;
   double epsilon_;
   CopyPosition copy_position_;
+  Recompute recompute_;
   ContextAttention context_attention_;
   ColumnParallelLinear qkv_;
   RowParallelLinear out_;

@@ -1,6 +1,7 @@
 // Attention over a shared sequence: own keys, then those of one other rank per step.
 #include "core/model/context_attention.h"
 
+#include <algorithm>
 #include <array>
 
 namespace phalanx {
@@ -35,41 +36,51 @@ class PieceBuffer {
   std::vector<Tensor> blocks_;
 };
 
-void add_messages(std::vector<Exchange>& messages, int peer, const KeyValue& send,
+constexpr int kKeyChannel = 0;
+constexpr int kGradientChannel = 1;
+
+void add_messages(std::vector<Exchange>& messages, const Exchange& end, const KeyValue& send,
                   const KeyValue& receive) {
-  messages.push_back({.peer = peer, .send = send.k, .receive = receive.k});
-  messages.push_back({.peer = peer, .send = send.v, .receive = receive.v});
+  messages.push_back({end.peer, send.k, receive.k, end.channel});
+  messages.push_back({end.peer, send.v, receive.v, end.channel});
 }
 
-/// Keys and values of the steps. Two steps' buffers, so that the keys of the next step can travel
-/// while those of the last one are used.
+/// Keys and values of the steps. Two steps' buffers: the keys of the next step travel while those
+/// of the last one are used.
 class TravellingKeys {
  public:
   TravellingKeys(Backend& ops, ProcessGroup& cp, const ContextPlan& plan,
                  const AttentionInputs& own, Arena& scratch)
       : ops_(ops), cp_(cp), plan_(plan), own_(own) {
-    const int buffers = cp.size() > 2 ? 2 : 1;
-    for (int i = 0; i < buffers; ++i) {
+    for (size_t i = 0; i < std::min<size_t>(2, plan.steps.size()); ++i) {
       sent_.emplace_back(plan, own.k, "context.sent_keys", scratch);
       received_.emplace_back(plan, own.k, "context.received_keys", scratch);
     }
+    start(0);
   }
-  /// Sends and receives the keys of step `number`; none if there is no such step.
-  void fetch(size_t number) {
-    if (number >= plan_.steps.size()) return;
-    const ContextStep& step = plan_.steps[number];
-    std::vector<Exchange> messages;
-    for (const KeyPiece& piece : step.sent)
-      add_messages(messages, step.to, gather(piece, sent_[number % sent_.size()]), {});
-    for (const KeyPiece& piece : step.received)
-      add_messages(messages, step.from, {}, received(number, piece));
-    cp_.exchange(messages);
+  /// Waits for the keys of step `number` and starts those of the next. Nothing of the step before
+  /// is used any more.
+  void take(size_t number) {
+    pending_->wait();
+    start(number + 1);
   }
   KeyValue received(size_t number, const KeyPiece& piece) const {
-    return received_[number % received_.size()].piece(piece);
+    return received_[number % 2].piece(piece);
   }
 
  private:
+  void start(size_t number) {
+    if (number >= plan_.steps.size()) return;
+    const ContextStep& step = plan_.steps[number];
+    messages_.clear();
+    for (const KeyPiece& piece : step.sent)
+      add_messages(messages_, {.peer = step.to, .channel = kKeyChannel},
+                   gather(piece, sent_[number % 2]), {});
+    for (const KeyPiece& piece : step.received)
+      add_messages(messages_, {.peer = step.from, .channel = kKeyChannel}, {},
+                   received(number, piece));
+    pending_ = cp_.exchange_async(messages_);
+  }
   /// The piece as one tensor: a view where all positions of the band go, else a copy.
   KeyValue gather(const KeyPiece& piece, const PieceBuffer& buffer) {
     const CopyBand& band = plan_.bands[piece.band];
@@ -87,6 +98,60 @@ class TravellingKeys {
   const ContextPlan& plan_;
   const AttentionInputs& own_;
   std::vector<PieceBuffer> sent_, received_;
+  std::vector<Exchange> messages_;
+  PendingWork pending_;
+};
+
+/// Gradients of other ranks' keys on their way home, and of own keys on theirs. They travel while
+/// those of the next step are computed.
+class ReturningGradients {
+ public:
+  ReturningGradients(Backend& ops, ProcessGroup& cp, const ContextPlan& plan,
+                     const AttentionInputs& own, Arena& scratch)
+      : ops_(ops),
+        cp_(cp),
+        plan_(plan),
+        home_(plan, own.k, "context.gradients_from_others", scratch) {
+    for (size_t i = 0; i < std::min<size_t>(2, plan.steps.size()); ++i)
+      away_.emplace_back(plan, own.k, "context.gradients_of_others", scratch);
+  }
+  /// Where the gradients of a piece received in step `number` are to be computed.
+  KeyValue computed(size_t number, const KeyPiece& piece) const {
+    return away_[number % 2].piece(piece);
+  }
+  /// Sends what was computed in step `number`, after what came home in the step before was added.
+  void send(size_t number, const Tensor& dk, const Tensor& dv) {
+    if (number > 0) add(number - 1, dk, dv);
+    const ContextStep& step = plan_.steps[number];
+    messages_.clear();
+    for (const KeyPiece& piece : step.received)
+      add_messages(messages_, {.peer = step.from, .channel = kGradientChannel},
+                   computed(number, piece), {});
+    for (const KeyPiece& piece : step.sent)
+      add_messages(messages_, {.peer = step.to, .channel = kGradientChannel}, {},
+                   home_.piece(piece));
+    pending_ = cp_.exchange_async(messages_);
+  }
+  /// dk, dv += what comes home in step `number`.
+  void add(size_t number, const Tensor& dk, const Tensor& dv) {
+    pending_->wait();
+    for (const KeyPiece& piece : plan_.steps[number].sent) {
+      const CopyBand& band = plan_.bands[piece.band];
+      const int64_t end = band.first + band.count;
+      const auto [piece_dk, piece_dv] = home_.piece(piece);
+      ops_.accumulate_positions(dk.slice(band.first, end), piece_dk, piece.rows);
+      ops_.accumulate_positions(dv.slice(band.first, end), piece_dv, piece.rows);
+    }
+  }
+
+ private:
+  Backend& ops_;
+  ProcessGroup& cp_;
+  const ContextPlan& plan_;
+  PieceBuffer home_;
+  std::vector<PieceBuffer> away_;
+  std::vector<Exchange> messages_;
+  PendingWork pending_;
 };
 
 /// A sum that starts from `x`: `x` itself if its type is that of accumulators.
@@ -146,9 +211,8 @@ void ContextAttention::forward(const Tensor& out, const Tensor& lse, const Atten
   const Tensor sum = begin_sum(ops_, out, "context.out_sum", scratch);
   const Tensor part = scratch.tensor("context.out_part", out.shape, out.dtype);
   const Tensor part_lse = scratch.tensor("context.lse_part", lse.shape, lse.dtype);
-  keys.fetch(0);
   for (size_t number = 0; number < plan_.steps.size(); ++number) {
-    keys.fetch(number + 1);
+    keys.take(number);
     for (const KeyPiece& piece : plan_.steps[number].received) {
       const auto [k, v] = keys.received(number, piece);
       ops_.attention_forward(part, part_lse, part_inputs(own, piece, k, v));
@@ -166,38 +230,26 @@ void ContextAttention::backward(const Backend::AttentionBackward& arguments,
   if (plan_.steps.empty()) return;
   const ArenaScope scope(scratch);
   TravellingKeys keys(ops_, cp_, plan_, own, scratch);
-  const PieceBuffer away(plan_, own.k, "context.gradients_of_others", scratch);
-  const PieceBuffer home(plan_, own.k, "context.gradients_from_others", scratch);
+  ReturningGradients gradients(ops_, cp_, plan_, own, scratch);
   const AttentionGradients& whole = arguments.gradients;
   const AttentionGradients sum{begin_sum(ops_, whole.dq, "context.dq_sum", scratch),
                                begin_sum(ops_, whole.dk, "context.dk_sum", scratch),
                                begin_sum(ops_, whole.dv, "context.dv_sum", scratch)};
   Backend::AttentionBackward part = arguments;
   part.gradients.dq = scratch.tensor("context.dq_part", whole.dq.shape, whole.dq.dtype);
-  std::vector<Exchange> messages;
-  keys.fetch(0);
   for (size_t number = 0; number < plan_.steps.size(); ++number) {
-    const ContextStep& step = plan_.steps[number];
-    keys.fetch(number + 1);
-    messages.clear();
-    for (const KeyPiece& piece : step.received) {
+    keys.take(number);
+    for (const KeyPiece& piece : plan_.steps[number].received) {
       const auto [k, v] = keys.received(number, piece);
-      const KeyValue gradients = away.piece(piece);
-      part.gradients.dk = gradients.k;
-      part.gradients.dv = gradients.v;
+      const auto [dk, dv] = gradients.computed(number, piece);
+      part.gradients.dk = dk;
+      part.gradients.dv = dv;
       ops_.attention_backward(part, part_inputs(own, piece, k, v));
       add_all(ops_, sum.dq, part.gradients.dq);
-      add_messages(messages, step.from, gradients, {});
     }
-    for (const KeyPiece& piece : step.sent) add_messages(messages, step.to, {}, home.piece(piece));
-    cp_.exchange(messages);
-    for (const KeyPiece& piece : step.sent) {
-      const CopyBand& band = plan_.bands[piece.band];
-      const int64_t end = band.first + band.count;
-      ops_.accumulate_positions(sum.dk.slice(band.first, end), home.piece(piece).k, piece.rows);
-      ops_.accumulate_positions(sum.dv.slice(band.first, end), home.piece(piece).v, piece.rows);
-    }
+    gradients.send(number, sum.dk, sum.dv);
   }
+  gradients.add(plan_.steps.size() - 1, sum.dk, sum.dv);
   end_sum(ops_, whole.dq, sum.dq);
   end_sum(ops_, whole.dk, sum.dk);
   end_sum(ops_, whole.dv, sum.dv);

@@ -42,8 +42,8 @@ struct ContextStep {
   std::vector<KeyPiece> received;
 };
 
-/// What one rank does in attention over a shared sequence. All ranks have the same number of steps,
-/// even if nothing travels in some, because a group exchanges together.
+/// What one rank does in attention over a shared sequence: size - 1 steps, in some of which nothing
+/// may travel.
 struct ContextPlan {
   std::vector<PositionRange> own;  // positions of this rank
   std::vector<CopyBand> bands;

@@ -7,16 +7,11 @@
 #include <string>
 
 #include "core/model/model_config.h"
+#include "parallel/expert_parallel.h"
 #include "parallel/parallel_config.h"
 #include "parallel/tensor_parallel.h"
 
 namespace phalanx {
-
-/// The ranks that share a layer's experts (expert view of the mesh).
-struct ExpertGroups {
-  ProcessGroup& ep;         // each has other experts
-  ProcessGroup& expert_tp;  // share the matrices of the same experts
-};
 
 struct LayerContext {
   const ModelConfig& config;
@@ -36,6 +31,16 @@ struct LayerContext {
   }
 };
 
+/// The router's own losses of one micro-batch. T rows of the micro-batch over all ranks that share
+/// it (cp, and tp under sequence parallel), count_e of their T k choices for expert e:
+///   balance = E sum_e (count_e / (T k)) (sum_t p_te / T), z = sum_t logsumexp_t^2 / T
+/// (Fedus et al. 2021, eq. 4; Zoph et al. 2022, eq. 5).
+struct RouterLoss {
+  double balance_scale = 0.0;  // d(objective)/d(balance of one layer)
+  double z_scale = 0.0;        // d(objective)/d(z of one layer)
+  Tensor sums{};  // [2] f64 += this rank's share of {balance, z}; absent: not counted (recompute)
+};
+
 /// Sizes and per-micro-batch tensors that attention needs beside the activations.
 struct SequenceInputs {
   int64_t positions = 0;  // S
@@ -43,6 +48,7 @@ struct SequenceInputs {
   Tensor rope_table;      // [P, D] f32
   Tensor position_ids;    // [S, B] i32, or absent
   Tensor document_start;  // [B, S] i32, or absent
+  RouterLoss router_loss;
 };
 
 }  // namespace phalanx

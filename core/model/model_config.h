@@ -10,6 +10,7 @@
 #include "kernels/attention_mask.h"
 #include "kernels/base/fields.h"
 #include "kernels/op_arguments.h"
+#include "parallel/parallel_config.h"
 
 namespace phalanx {
 
@@ -100,6 +101,10 @@ double output_init_std(const ModelConfig& config, int64_t layer);
 
 /// Everything wrong with the model for sequences of `seq_length`: one sentence per problem.
 std::vector<std::string> validate(const ModelConfig& config, int64_t seq_length);
+/// Everything wrong with laying the model's experts out on `parallel`; nothing for a dense model
+/// with no expert parallelism.
+std::vector<std::string> validate_experts(const ModelConfig& config,
+                                          const ParallelConfig& parallel);
 
 template <class Config, class Visitor>
 requires ConfigOf<Config, ModelConfig>

@@ -68,6 +68,11 @@ int64_t visible_hidden(const AttentionMask& mask, int64_t n, int64_t copy) {
   return copy + earlier * (by_position ? hidden_copies : 1);
 }
 
+// Two products (q k^T and p v), 2 FLOPs per multiply-add, over all query heads.
+double flops_per_pair(const ModelConfig& config) {
+  return 4.0 * static_cast<double>(config.num_attention_heads * config.head_dim());
+}
+
 }  // namespace
 
 ParameterCount parameter_count(const ModelConfig& config) {
@@ -101,14 +106,29 @@ VisiblePairs visible_pairs(const AttentionMask& mask, int64_t positions, int64_t
   return pairs;
 }
 
+double layer_forward_flops(const ModelConfig& config, int64_t layer, int64_t seq_length) {
+  const LayerWeights weights = layer_weights(config);
+  const bool last = layer + 1 == config.num_layers;
+  const int64_t querying = last ? 1 : config.phd_copies;
+  const VisiblePairs pairs =
+      visible_pairs(attention_mask(config, layer), seq_length, config.phd_copies - querying);
+  return 2.0 * static_cast<double>(config.phd_copies * weights.key_and_value) +
+         2.0 * static_cast<double>(querying *
+                                   (weights.query_and_output + weights.active_feed_forward)) +
+         flops_per_pair(config) * static_cast<double>(pairs.original + pairs.hidden) /
+             static_cast<double>(seq_length);
+}
+
+double head_forward_flops(const ModelConfig& config) {
+  return 2.0 * static_cast<double>(config.padded_vocab_size() * config.hidden_size);
+}
+
 ModelCost model_cost(const ModelConfig& config, int64_t seq_length) {
   const LayerWeights weights = layer_weights(config);
   const double copies = static_cast<double>(config.phd_copies);
   const double layers = static_cast<double>(config.num_layers);
   const double tokens = static_cast<double>(seq_length);
-  // Two products (q k^T and p v), 2 FLOPs per multiply-add, over all query heads.
-  const double flops_per_pair =
-      4.0 * static_cast<double>(config.num_attention_heads * config.head_dim());
+  const double pair_flops = flops_per_pair(config);
   const double key_value = 2.0 * static_cast<double>(weights.key_and_value);
   const double rest =
       2.0 * static_cast<double>(weights.query_and_output + weights.active_feed_forward);
@@ -116,21 +136,21 @@ ModelCost model_cost(const ModelConfig& config, int64_t seq_length) {
   ModelCost cost;
   cost.dead_row_flops = (copies - 1) * rest;
   cost.forward.linear = layers * copies * (key_value + rest) - cost.dead_row_flops;
-  cost.forward.head = 2.0 * static_cast<double>(config.padded_vocab_size() * config.hidden_size);
+  cost.forward.head = head_forward_flops(config);
   double vanilla = layers * (key_value + rest) + cost.forward.head;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     const AttentionMask mask = attention_mask(config, layer);
     const bool last = layer + 1 == config.num_layers;
     const VisiblePairs live = visible_pairs(mask, seq_length, last ? config.phd_copies - 1 : 0);
-    cost.forward.attention_original += flops_per_pair * static_cast<double>(live.original) / tokens;
-    cost.forward.attention_hidden += flops_per_pair * static_cast<double>(live.hidden) / tokens;
+    cost.forward.attention_original += pair_flops * static_cast<double>(live.original) / tokens;
+    cost.forward.attention_hidden += pair_flops * static_cast<double>(live.hidden) / tokens;
     const VisiblePairs one = visible_pairs(mask, seq_length, config.phd_copies - 1);
-    vanilla += flops_per_pair * static_cast<double>(one.original) / tokens;
+    vanilla += pair_flops * static_cast<double>(one.original) / tokens;
     if (!last) continue;
     const VisiblePairs all = visible_pairs(mask, seq_length);
     cost.dead_row_flops +=
-        flops_per_pair *
-        static_cast<double>(all.original + all.hidden - live.original - live.hidden) / tokens;
+        pair_flops * static_cast<double>(all.original + all.hidden - live.original - live.hidden) /
+        tokens;
   }
   cost.vanilla_forward_flops = vanilla;
   cost.forward_flops_per_token = cost.forward.total();

@@ -50,6 +50,10 @@ struct ModelCost {
   double vanilla_forward_flops = 0;  // the same model with K = 1
 };
 
+/// Forward FLOPs per original token of one layer, and of the head: what a pipeline is balanced by.
+double layer_forward_flops(const ModelConfig& config, int64_t layer, int64_t seq_length);
+double head_forward_flops(const ModelConfig& config);
+
 /// Costs of training on sequences of `seq_length` tokens. In the last layer only the last copy
 /// queries, so its q and output projections and its feed-forward run on one row per token.
 ModelCost model_cost(const ModelConfig& config, int64_t seq_length);

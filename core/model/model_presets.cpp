@@ -112,10 +112,21 @@ ModelPreset laptop(std::string name, std::string description, const Shape& shape
   return preset;
 }
 
+// The tiny model with eight small experts, two per token.
+ModelPreset tiny_moe() {
+  ModelPreset preset = laptop("tiny-moe", "8 experts, 2 per token; trains in seconds", kTiny);
+  preset.seq_length = 64;
+  preset.model.num_experts = 8;
+  preset.model.moe_router_topk = 2;
+  preset.model.moe_ffn_hidden_size = 88;
+  return preset;
+}
+
 std::vector<ModelPreset> all_presets() {
   std::vector<ModelPreset> presets;
   presets.push_back(laptop("tiny", "trains in seconds; tests and first steps", kTiny));
   presets.back().seq_length = 64;
+  presets.push_back(tiny_moe());
   presets.push_back(laptop("small", "trains in minutes on a laptop; the quickstart's", kSmall));
   presets.push_back(phd("phd-151m", "PHD-CSWA-2-16-32, ablation size", k151m, 100e9));
   presets.push_back(phd("phd-550m", "PHD-CSWA-2-16-32, ablation size", k550m, 300e9));

@@ -113,7 +113,7 @@ void validate_sparse(Problems& problems, const ModelConfig& c) {
   at_least(problems, "sparse-local-blocks", c.sparse_local_blocks, 1);
 }
 
-void validate_experts(Problems& problems, const ModelConfig& c) {
+void validate_expert_sizes(Problems& problems, const ModelConfig& c) {
   if (!at_least(problems, "num-experts", c.num_experts, 0) || c.num_experts == 0) return;
   at_least(problems, "moe-ffn-hidden-size", c.moe_ffn_hidden_size, 1);
   if (c.moe_router_topk < 1 || c.moe_router_topk > c.num_experts)
@@ -143,7 +143,38 @@ std::vector<std::string> validate(const ModelConfig& config, int64_t seq_length)
   validate_norms(problems, config);
   validate_phd(problems, config, seq_length);
   validate_sparse(problems, config);
-  validate_experts(problems, config);
+  validate_expert_sizes(problems, config);
+  return problems;
+}
+
+std::vector<std::string> validate_experts(const ModelConfig& config,
+                                          const ParallelConfig& parallel) {
+  Problems problems;
+  const int64_t ep = parallel.expert_model_parallel_size;
+  const int64_t expert_tp = parallel.expert_tensor_parallel_size;
+  if (config.num_experts <= 0) {
+    if (ep > 1 || expert_tp > 1)
+      report(problems,
+             "expert-model-parallel-size {} and expert-tensor-parallel-size {} share out experts, "
+             "and num-experts is {}; use 1 and 1, or give the model experts",
+             ep, expert_tp, config.num_experts);
+    return problems;
+  }
+  if (ep >= 1 && config.num_experts % ep != 0)
+    report(problems, "expert-model-parallel-size {} does not divide num-experts {}; try {}", ep,
+           config.num_experts, nearest_divisor(config.num_experts, ep));
+  if (expert_tp >= 1 && config.moe_ffn_hidden_size >= 1 &&
+      config.moe_ffn_hidden_size % expert_tp != 0)
+    report(problems,
+           "expert-tensor-parallel-size {} does not divide moe-ffn-hidden-size {}; try {}",
+           expert_tp, config.moe_ffn_hidden_size,
+           nearest_divisor(config.moe_ffn_hidden_size, expert_tp));
+  // Without it all tp ranks hold the same rows, and every expert would get each of them tp times.
+  if (parallel.tensor_model_parallel_size > 1 && !parallel.sequence_parallel)
+    report(problems,
+           "tensor-model-parallel-size {} with experts needs sequence-parallel; add "
+           "--sequence-parallel or use tensor-model-parallel-size 1",
+           parallel.tensor_model_parallel_size);
   return problems;
 }
 

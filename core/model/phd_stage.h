@@ -1,67 +1,83 @@
-// PhdStage: this rank's layers of a PHD-Transformer, with embedding at the first stage and loss at
-// the last.
+// PhdStage: this pipeline rank's chunks of a PHD-Transformer, the memory of their micro-batches in
+// flight, and what passes between stages.
 #pragma once
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
-#include "core/model/model_config.h"
-#include "core/model/transformer_layer.h"
+#include "core/model/sequence_loader.h"
+#include "core/model/stage_options.h"
 #include "data/micro_batch.h"
 #include "parallel/gradient_buffer.h"
 #include "parallel/pipeline_executor.h"
 #include "parallel/process_groups.h"
-#include "parallel/vocab_parallel.h"
 
 namespace phalanx {
 
-/// Sizes that fix every activation.
-struct StageShape {
-  int64_t positions = 0;  // S
-  int64_t sequences = 0;  // B, micro-batch size
-  bool operator==(const StageShape&) const = default;
+/// Sums over what this rank has seen since `begin_step`.
+struct LossSums {
+  double cross_entropy = 0;   // over its loss tokens; the same on all tp ranks
+  double z = 0;               // of logsumexp^2, without its coefficient
+  double router_balance = 0;  // this rank's share of the experts' load-balance loss,
+  double router_z = 0;        // and of the router's z-loss, without coefficients
 };
 
-/// Sums over the loss tokens this rank has seen since `begin_step`.
-struct LossSums {
-  double cross_entropy = 0;
-  double z = 0;  // sum of logsumexp^2, without its coefficient
+/// The same numbers of the whole global batch. Collective over the world.
+LossSums sum_over_ranks(const LossSums& sums, const ProcessGroups& groups);
+
+/// Micro-batches in flight.
+struct StageSlots {
+  std::vector<int64_t> per_chunk{1};
+  bool split_backward = false;  // weight gradients wait for an action of their own
 };
+/// What a schedule of `num_chunks` chunks needs.
+StageSlots slots_of(const std::vector<PipelineAction>& schedule, int64_t num_chunks);
 
 class PhdStage final : public PipelineStage {
  public:
-  /// Registers every weight in `parameters`; takes no memory.
+  /// Registers every weight of this rank in `parameters`; takes no memory.
   PhdStage(const ModelConfig& config, ParameterStore& parameters, Backend& backend,
-           ProcessGroups& groups, SequenceParallel sequence_parallel = SequenceParallel::off);
+           ProcessGroups& groups, const StageOptions& options = {});
   ~PhdStage() override;
 
-  /// Bytes the activations need for `slots` micro-batches in flight: one forward and backward on
-  /// measuring arenas.
+  int64_t num_chunks() const;
+
+  /// Bytes the activations need: one forward and backward of each chunk on measuring arenas.
   struct MemoryPlan {
-    int64_t saved_bytes_per_slot = 0;
+    std::vector<int64_t> saved_bytes_per_slot;  // of each chunk
     int64_t scratch_bytes = 0;
-    int64_t fixed_bytes = 0;                               // RoPE table, ids, loss sums
+    int64_t recomputed_bytes = 0;  // what one layer saves, while its backward runs
+    int64_t fixed_bytes = 0;       // RoPE table, loss sums, what passes between stages
     std::vector<std::pair<std::string, int64_t>> largest;  // at the peak, largest first
   };
-  MemoryPlan plan_memory(const StageShape& shape, DType dtype);
+  MemoryPlan plan_memory(const StageShape& shape, DType dtype, const StageSlots& slots);
   /// Takes the activations' memory. Call once before training or evaluating.
-  void allocate(const StageShape& shape, DType dtype, int64_t slots);
+  void allocate(const StageShape& shape, DType dtype, const StageSlots& slots = {});
+  /// Most bytes that micro-batches of any chunk have taken in one slot so far.
+  int64_t peak_saved_bytes() const;
 
-  /// The step's micro-batches (kept by the caller until the step ends) and the number of loss
-  /// tokens of the global batch. `gradients` is told when parameters are final.
-  void begin_step(const std::vector<MicroBatch>& micro_batches, int64_t loss_tokens,
+  /// The step's micro-batches (kept by the caller until the step ends) and sizes of the whole
+  /// global batch. `gradients` is told when parameters are final.
+  struct StepSizes {
+    int64_t loss_tokens = 0;
+    int64_t micro_batches = 1;  // over all data-parallel ranks
+  };
+  void begin_step(std::span<const MicroBatch> micro_batches, const StepSizes& sizes,
                   GradientBuffer& gradients);
-  void forward(const PipelineAction& action, const Tensor& input, const Tensor& output) override;
-  void backward(const PipelineAction& action, const Tensor& dinput, const Tensor& doutput,
-                bool last) override;
+  Tensor forward_buffer(int64_t micro_batch, int64_t chunk) override;
+  Tensor backward_buffer(int64_t micro_batch, int64_t chunk) override;
+  Tensor forward(const PipelineAction& action) override;
+  Tensor backward(const PipelineAction& action, bool last) override;
+  void backward_weight(const PipelineAction& action, bool last) override;
   /// Local sums over all micro-batches of the step so far.
   LossSums loss_sums();
 
-  /// Forward only, for evaluation: adds to nothing, keeps nothing.
+  /// Forward only, through the whole pipeline (collective): adds to nothing, keeps nothing.
   LossSums evaluate(const MicroBatch& micro_batch);
   /// Logits of the last copy at `position` of each sequence: [B, V padded] on the host as f32
-  /// (generation; through the same forward as training).
+  /// (generation; through the same forward as training). One stage, whole sequences.
   std::vector<float> last_copy_logits(const MicroBatch& micro_batch, int64_t position);
 
  private:

@@ -27,7 +27,9 @@ TransformerLayer::TransformerLayer(const LayerContext& context, QueryRows query_
                                        "attention.output_norm.weight",
                                        placement_.attention_output_norm_weight)),
       feed_forward_norm_(make_norm(context, placement_.feed_forward_norm, "mlp.norm.weight")),
-      mlp_(context),
+      feed_forward_(context.config.num_experts > 0
+                        ? FeedForward(std::in_place_type<MoeLayer>, context)
+                        : FeedForward(std::in_place_type<Mlp>, context)),
       feed_forward_output_norm_(
           make_norm(context, placement_.feed_forward_output_norm, "mlp.output_norm.weight")) {}
 
@@ -81,7 +83,11 @@ void TransformerLayer::forward(const Tensor& y, const Tensor& x, Saved& saved, M
   const Tensor& carried_on = placement_.feed_forward_residual_normed ? f : sum;
   const Tensor raw = (feed_forward_output_norm_ ? memory.saved : memory.scratch)
                          .tensor("layer.mlp_out", sum.shape, x.dtype);
-  mlp_.forward(raw, f, saved.mlp, memory);
+  if (const auto* mlp = std::get_if<Mlp>(&feed_forward_))
+    mlp->forward(raw, f, saved.feed_forward.emplace<Mlp::Saved>(), memory);
+  else
+    std::get<MoeLayer>(feed_forward_)
+        .forward(raw, f, saved.feed_forward.emplace<MoeLayer::Saved>(), memory, inputs.router_loss);
   if (!feed_forward_output_norm_) {
     ops_.add(y, carried_on, raw);
     return;
@@ -91,7 +97,8 @@ void TransformerLayer::forward(const Tensor& y, const Tensor& x, Saved& saved, M
 }
 
 // In place: dy becomes the gradient of `sum`, the middle of the layer.
-void TransformerLayer::feed_forward_backward(const Tensor& dy, const Saved& saved, Memory& memory) {
+void TransformerLayer::feed_forward_backward(const Tensor& dy, const Saved& saved, Memory& memory,
+                                             const SequenceInputs& inputs) {
   const ArenaScope scope(memory.scratch);
   Tensor dbranch = dy;
   if (feed_forward_output_norm_) {
@@ -99,7 +106,12 @@ void TransformerLayer::feed_forward_backward(const Tensor& dy, const Saved& save
     feed_forward_output_norm_->backward(dbranch, dy, saved.feed_forward_output_norm);
   }
   const Tensor df = memory.scratch.tensor("layer.dmlp_in", dy.shape, dy.dtype);
-  mlp_.backward(df, dbranch, saved.mlp, memory);
+  if (auto* mlp = std::get_if<Mlp>(&feed_forward_))
+    mlp->backward(df, dbranch, std::get<Mlp::Saved>(saved.feed_forward), memory);
+  else
+    std::get<MoeLayer>(feed_forward_)
+        .backward(df, dbranch, std::get<MoeLayer::Saved>(saved.feed_forward), memory,
+                  inputs.router_loss);
   if (!feed_forward_norm_) {
     ops_.add(dy, dy, df);
   } else if (placement_.feed_forward_residual_normed) {
@@ -138,7 +150,7 @@ void TransformerLayer::attention_backward(const Tensor& dx, const Tensor& dy, co
 
 void TransformerLayer::backward(const Tensor& dx, const Tensor& dy, const Saved& saved,
                                 Memory& memory, const SequenceInputs& inputs) {
-  feed_forward_backward(dy, saved, memory);
+  feed_forward_backward(dy, saved, memory, inputs);
   attention_backward(dx, dy, saved, memory, inputs);
 }
 

@@ -2,16 +2,18 @@
 #pragma once
 
 #include <optional>
+#include <variant>
 
 #include "core/model/attention.h"
 #include "core/model/mlp.h"
+#include "core/model/moe_layer.h"
 #include "core/model/rms_norm.h"
 
 namespace phalanx {
 
 /// With N a norm that is there or not, and "normed" the residual switches of NormPlacement:
 ///   a = N(x)    y  = (normed ? a : x) + No(Attention(a))
-///   f = N(y)    x' = (normed ? f : y) + No(Mlp(f))
+///   f = N(y)    x' = (normed ? f : y) + No(FeedForward(f)), an Mlp or a MoeLayer
 /// In the last layer x' has the last copy only.
 class TransformerLayer {
  public:
@@ -20,7 +22,7 @@ class TransformerLayer {
     Attention::Saved attention;
     RmsNorm::Saved attention_output_norm;
     RmsNorm::Saved feed_forward_norm;
-    Mlp::Saved mlp;
+    std::variant<Mlp::Saved, MoeLayer::Saved> feed_forward;
     RmsNorm::Saved feed_forward_output_norm;
   };
   TransformerLayer(const LayerContext& context, QueryRows query_rows);
@@ -38,12 +40,15 @@ class TransformerLayer {
   int64_t first_parameter() const { return first_parameter_; }
 
  private:
+  using FeedForward = std::variant<Mlp, MoeLayer>;
+
   Tensor residual(const Tensor& carried, Memory& memory) const;
   Tensor attention_part(const Tensor& x, Saved& saved, Memory& memory, const SequenceInputs& inputs,
                         Tensor& branch) const;
   void attention_backward(const Tensor& dx, const Tensor& dy, const Saved& saved, Memory& memory,
                           const SequenceInputs& inputs);
-  void feed_forward_backward(const Tensor& dy, const Saved& saved, Memory& memory);
+  void feed_forward_backward(const Tensor& dy, const Saved& saved, Memory& memory,
+                             const SequenceInputs& inputs);
 
   Backend& ops_;
   NormPlacement placement_;
@@ -54,7 +59,7 @@ class TransformerLayer {
   Attention attention_;
   std::optional<RmsNorm> attention_output_norm_;
   std::optional<RmsNorm> feed_forward_norm_;
-  Mlp mlp_;
+  FeedForward feed_forward_;
   std::optional<RmsNorm> feed_forward_output_norm_;
 };
 

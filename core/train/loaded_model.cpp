@@ -31,7 +31,7 @@ LoadedModel::LoadedModel(const RunSetup& setup, const std::string& load_dir, Bac
   const WeightsInfo info =
       load_weights(weights_path(load_dir), setup.vocabulary.tokenizer_hash, store_, backend);
   check_same_run(load_dir, info.config_ini);
-  stage_.allocate(shape, dtype, 1);
+  stage_.allocate(shape, dtype);
 }
 
 }  // namespace phalanx

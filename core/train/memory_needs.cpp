@@ -50,14 +50,20 @@ MemoryNeeds memory_needs(PhdStage& stage, const MemoryQuestion& question) {
   needs.gradients = question.store.numel() * master_bytes;
   int64_t shard = 0;
   for (const Bucket& bucket :
-       make_buckets(question.store, question.bucket_size, question.dp_cp.size()))
-    shard += bucket.counts[static_cast<size_t>(question.dp_cp.rank())];
+       make_buckets(question.store, question.bucket_size, reducing_ranks(question.groups))) {
+    const ProcessGroup& group = bucket.expert ? *question.groups.expert_dp : *question.groups.dp_cp;
+    shard += bucket.counts[static_cast<size_t>(group.rank())];
+  }
   // Two moments; and a master where the compute weights are not their own masters.
   needs.optimizer = shard * master_bytes * (question.dtype == DType::bf16 ? 3 : 2);
-  const PhdStage::MemoryPlan plan = stage.plan_memory(question.shape, question.dtype);
-  needs.num_slots = question.num_slots;
-  needs.activations = plan.saved_bytes_per_slot * question.num_slots;
-  needs.scratch = plan.scratch_bytes + plan.fixed_bytes;
+  const PhdStage::MemoryPlan plan =
+      stage.plan_memory(question.shape, question.dtype, question.slots);
+  needs.num_slots = 0;
+  for (size_t chunk = 0; chunk < plan.saved_bytes_per_slot.size(); ++chunk) {
+    needs.num_slots += question.slots.per_chunk[chunk];
+    needs.activations += plan.saved_bytes_per_slot[chunk] * question.slots.per_chunk[chunk];
+  }
+  needs.scratch = plan.scratch_bytes + plan.recomputed_bytes + plan.fixed_bytes;
   needs.largest = plan.largest;
   return needs;
 }

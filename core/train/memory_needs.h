@@ -17,21 +17,20 @@ struct MemoryNeeds {
   int64_t optimizer = 0;    // this rank's shard of masters and moments
   int64_t activations = 0;  // kept between forward and backward, all slots
   int64_t scratch = 0;      // activations' scratch and fixed tables
-  int64_t num_slots = 1;
+  int64_t num_slots = 1;    // micro-batches in flight, all chunks together
   std::vector<std::pair<std::string, int64_t>> largest;  // activations at their peak
 
   int64_t total() const { return weights + gradients + optimizer + activations + scratch; }
 };
 
-/// Needs of training with the parameters registered in `store`, `num_slots` micro-batches in
-/// flight.
+/// Needs of training with the parameters registered in `store`.
 struct MemoryQuestion {
   const ParameterStore& store;
-  const ProcessGroup& dp_cp;
+  const ProcessGroups& groups;
   int64_t bucket_size;
   StageShape shape;
   DType dtype;
-  int64_t num_slots;
+  StageSlots slots;
 };
 MemoryNeeds memory_needs(PhdStage& stage, const MemoryQuestion& question);
 

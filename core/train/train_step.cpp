@@ -10,10 +10,11 @@ namespace phalanx {
 namespace {
 
 /// Local sums over the step become global means.
-void reduce_losses(StepMetrics& metrics, const LossSums& sums, ProcessGroup& group) {
+void reduce_losses(StepMetrics& metrics, const LossSums& sums, const ProcessGroups& groups) {
   const auto tokens = static_cast<double>(metrics.loss_tokens);
-  metrics.loss = group.all_reduce(sums.cross_entropy, ReduceOp::sum) / tokens;
-  metrics.z_loss = group.all_reduce(sums.z, ReduceOp::sum) / tokens;
+  const LossSums global = sum_over_ranks(sums, groups);
+  metrics.loss = global.cross_entropy / tokens;
+  metrics.z_loss = global.z / tokens;
 }
 
 /// The same answer on every rank, whatever rounding did to each one's copy of the sums.
@@ -45,14 +46,18 @@ StepMetrics train_step(TrainState& state, BatchLoader& loader) {
   const GlobalBatch& batch = loader.next();
   StepMetrics metrics;
   metrics.tokens = batch.num_samples * batch.micro_batches.front().positions;
-  metrics.loss_tokens = count_loss_tokens(batch, *state.groups.dp_cp);
+  metrics.loss_tokens = count_loss_tokens(batch, *state.groups.dp);
   check(metrics.loss_tokens > 0, "no token of step ", state.counters.step + 1,
         " has a loss; are all its targets masked?");
   state.gradients.zero();
-  state.stage.begin_step(batch.micro_batches, metrics.loss_tokens, state.gradients);
-  run_pipeline(state.schedule, state.stage, *state.groups.pp);
+  const auto micro_batches = static_cast<int64_t>(batch.micro_batches.size());
+  state.stage.begin_step(batch.micro_batches,
+                         {.loss_tokens = metrics.loss_tokens,
+                          .micro_batches = micro_batches * state.groups.dp->size()},
+                         state.gradients);
+  run_pipeline(state.schedule, state.stage, *state.groups.pp, state.stage.num_chunks());
   state.gradients.finish_sync();
-  reduce_losses(metrics, state.stage.loss_sums(), *state.groups.dp_cp);
+  reduce_losses(metrics, state.stage.loss_sums(), state.groups);
   metrics.gradient_norm = state.optimizer.gradient_norm();
   // Skipped steps are no updates, so that a skip does not shorten the warm-up (as Megatron).
   metrics.learning_rate =

@@ -19,7 +19,8 @@ struct StepMetrics {
   bool skipped = false;  // loss or gradient was not finite: weights are as before the step
 };
 
-/// Positions with a target in the global batch. Collective over `group`; call before the backward,
+/// Positions with a target in the global batch. Collective over `group`, the ranks that read
+/// different sequences (dp); call before the backward,
 /// because every later reduction is then a plain sum.
 int64_t count_loss_tokens(const GlobalBatch& batch, ProcessGroup& group);
 

@@ -19,10 +19,6 @@ double flops_per_token(const RunConfig& config) {
   return cost.forward_flops_per_token + cost.backward_flops_per_token;
 }
 
-SequenceParallel sequence_parallel(const ParallelConfig& config) {
-  return config.sequence_parallel ? SequenceParallel::on : SequenceParallel::off;
-}
-
 /// A second run into the same folder starts new records and keeps the last ones.
 void set_aside(const std::string& path) {
   if (!std::filesystem::exists(path)) return;
@@ -55,13 +51,17 @@ Trainer::Trainer(const RunConfig& config, Backend& backend, ProcessGroups& group
       backend_(backend),
       groups_(groups),
       stage_(setup_.config.model, store_, backend, groups,
-             sequence_parallel(setup_.config.parallel)) {
+             stage_options(setup_.config.model, setup_.config.parallel,
+                           setup_.config.data.seq_length, groups.pp->rank())) {
   const TrainingConfig& training = setup_.config.training;
   const BatchPlan plan =
       make_batch_plan(setup_.config, *groups.dp, training.train_iters * training.global_batch_size);
   check_batch_plan(plan);
-  schedule_ =
-      one_forward_one_backward_schedule(groups.pp->rank(), groups.pp->size(), num_micro_batches());
+  schedule_ = make_schedule(setup_.config.parallel.pipeline_schedule,
+                            {.stage = groups.pp->rank(),
+                             .num_stages = groups.pp->size(),
+                             .num_chunks = stage_.num_chunks(),
+                             .num_micro_batches = num_micro_batches()});
   memory_ = memory_needs(stage_, memory_question());
   if (backend.device() == Device::cpu) check_memory(memory_, *groups.world);
   open_data(plan);
@@ -83,11 +83,11 @@ int64_t Trainer::num_micro_batches() const {
 
 MemoryQuestion Trainer::memory_question() const {
   return {.store = store_,
-          .dp_cp = *groups_.dp_cp,
+          .groups = groups_,
           .bucket_size = setup_.config.parallel.ddp_bucket_size,
           .shape = {setup_.config.data.seq_length, setup_.config.training.micro_batch_size},
           .dtype = compute_dtype(setup_.config.training.precision),
-          .num_slots = max_in_flight(schedule_)};
+          .slots = slots_of(schedule_, stage_.num_chunks())};
 }
 
 void Trainer::allocate() {
@@ -95,14 +95,13 @@ void Trainer::allocate() {
   const MemoryQuestion plan = memory_question();
   store_.allocate(backend_, plan.dtype);
   gradients_ = std::make_unique<GradientBuffer>(
-      store_, backend_, *groups_.dp_cp,
+      store_, backend_, groups_,
       GradientBuffer::Options{.bucket_size = plan.bucket_size,
-                              .overlap = config.parallel.overlap_grad_reduce,
-                              .tp = groups_.tp.get()});
+                              .overlap = config.parallel.overlap_grad_reduce});
   optimizer_ = std::make_unique<DistributedOptimizer>(store_, *gradients_, backend_, groups_,
                                                       config.optimizer);
   optimizer_->initialise(static_cast<uint64_t>(config.training.seed));
-  stage_.allocate(plan.shape, plan.dtype, plan.num_slots);
+  stage_.allocate(plan.shape, plan.dtype, plan.slots);
   state_.emplace(TrainState{.config = {.optimizer = config.optimizer,
                                        .train_iters = config.training.train_iters,
                                        .z_loss_coeff = config.model.z_loss_coeff,
@@ -180,7 +179,7 @@ bool Trainer::step() {
 
 void Trainer::evaluate() {
   if (validation_set_ == nullptr) return;
-  const ValidationMetrics metrics = validation_set_->evaluate(stage_, *groups_.dp_cp);
+  const ValidationMetrics metrics = validation_set_->evaluate(stage_, groups_);
   result_.validation_loss = metrics.loss;
   if (log_ != nullptr) log_->validation(state_->counters, metrics);
 }

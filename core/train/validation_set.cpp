@@ -80,7 +80,7 @@ LossSums ValidationSet::evaluate_batch(PhdStage& stage, const GlobalBatch& batch
   return stage.evaluate(partial);
 }
 
-ValidationMetrics ValidationSet::evaluate(PhdStage& stage, ProcessGroup& group) {
+ValidationMetrics ValidationSet::evaluate(PhdStage& stage, const ProcessGroups& groups) {
   loader_->seek(0);
   LossSums sums;
   int64_t tokens = 0;
@@ -90,11 +90,12 @@ ValidationMetrics ValidationSet::evaluate(PhdStage& stage, ProcessGroup& group) 
     sums.z += part.z;
   }
   ValidationMetrics metrics;
-  metrics.tokens = group.all_reduce(tokens, ReduceOp::sum);
+  metrics.tokens = groups.dp->all_reduce(tokens, ReduceOp::sum);
   check(metrics.tokens > 0, "no token of the validation samples has a loss");
   const auto count = static_cast<double>(metrics.tokens);
-  metrics.loss = group.all_reduce(sums.cross_entropy, ReduceOp::sum) / count;
-  metrics.z_loss = group.all_reduce(sums.z, ReduceOp::sum) / count;
+  const LossSums global = sum_over_ranks(sums, groups);
+  metrics.loss = global.cross_entropy / count;
+  metrics.z_loss = global.z / count;
   return metrics;
 }
 

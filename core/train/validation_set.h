@@ -30,7 +30,7 @@ class ValidationSet {
 
   int64_t num_samples() const { return num_samples_; }
   /// Collective over `group`, the data-parallel ranks.
-  ValidationMetrics evaluate(PhdStage& stage, ProcessGroup& group);
+  ValidationMetrics evaluate(PhdStage& stage, const ProcessGroups& groups);
 
  private:
   LossSums evaluate_batch(PhdStage& stage, const GlobalBatch& batch, int64_t& tokens);

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "kernels/base/log.h"
+
 namespace phalanx {
 namespace {
 
@@ -14,8 +16,7 @@ int64_t align_up(int64_t bytes) {
 
 Arena::Arena(std::string name, void* block, int64_t capacity_bytes, Device device)
     : name_(std::move(name)),
-      block_(static_cast<char*>(block)),
-      capacity_(capacity_bytes),
+      blocks_{{.data = static_cast<char*>(block), .begin = 0, .end = capacity_bytes, .owner = {}}},
       device_(device) {
   // Entries are recorded on the hot path; after the first step they never grow again.
   entries_.reserve(1024);
@@ -30,11 +31,13 @@ Arena Arena::measuring(std::string name, Device device) {
 
 Tensor Arena::tensor(std::string_view name, const Shape& shape, DType dtype) {
   const int64_t bytes = align_up(shape.numel() * dtype_bytes(dtype));
-  if (!measuring_ && used_ + bytes > capacity_) throw_full(name, shape, bytes);
-  Tensor result{.data = measuring_ ? nullptr : block_ + used_,
-                .shape = shape,
-                .dtype = dtype,
-                .device = device_};
+  char* data = measuring_ ? nullptr : place(bytes);
+  if (data == nullptr && !measuring_ && bytes > 0) {
+    if (!overflow_) throw_full(name, shape, bytes);
+    add_block(bytes);
+    data = place(bytes);
+  }
+  Tensor result{.data = data, .shape = shape, .dtype = dtype, .device = device_};
   entries_.push_back({name, used_, bytes});
   used_ += bytes;
   if (used_ > peak_) {
@@ -42,6 +45,34 @@ Tensor Arena::tensor(std::string_view name, const Shape& shape, DType dtype) {
     peak_entries_.assign(entries_.begin(), entries_.end());
   }
   return result;
+}
+
+// Moves `used_` to where `bytes` fit into one block, or returns null.
+char* Arena::place(int64_t bytes) {
+  for (const Block& block : blocks_) {
+    const int64_t begin = std::max(used_, block.begin);
+    if (begin + bytes > block.end) continue;
+    used_ = begin;
+    return block.data + (begin - block.begin);
+  }
+  return nullptr;
+}
+
+// An eighth of the plan at least, because the next tensors will not fit either.
+void Arena::add_block(int64_t bytes) {
+  const int64_t planned = blocks_.front().end;
+  const int64_t taken = align_up(std::max(bytes, planned / 8));
+  if (blocks_.size() == 1)
+    log_info(
+        "arena '{}' needs more than the planned {} MiB (uneven routing to experts): it goes on "
+        "in further blocks, the first of {} MiB",
+        name_, planned >> 20, taken >> 20);
+  std::shared_ptr<void> owner = overflow_(taken);
+  check(owner != nullptr, "arena '", name_, "' got no further block of ", taken, " bytes");
+  blocks_.push_back({.data = static_cast<char*>(owner.get()),
+                     .begin = capacity(),
+                     .end = capacity() + taken,
+                     .owner = owner});
 }
 
 void Arena::reset_to(int64_t mark) {
@@ -74,7 +105,7 @@ void Arena::throw_full(std::string_view name, const Shape& shape, int64_t bytes)
     neighbours +=
         fmt::format("{}{} ({} MiB)", i == 0 ? "" : ", ", largest[i].name, largest[i].bytes >> 20);
   fail("arena '", name_, "' is full: tensor '", name, "' ", shape.to_string(), " needs ", bytes,
-       " bytes, ", capacity_ - used_, " of ", capacity_,
+       " bytes, ", capacity() - used_, " of ", capacity(),
        " are free; largest in it: ", neighbours.empty() ? "nothing" : neighbours,
        ". Use a smaller micro-batch-size or more activation recompute");
 }

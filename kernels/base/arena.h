@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -24,14 +25,21 @@ class Arena {
   /// A measuring arena.
   static Arena measuring(std::string name, Device device);
 
+  /// Where further blocks come from when the planned one is full, because experts may get more rows
+  /// than planned. Each is kept as long as the arena; the first is told to the log.
+  using BlockSource = std::function<std::shared_ptr<void>(int64_t bytes)>;
+  void set_overflow(BlockSource source) { overflow_ = std::move(source); }
+
   /// A tensor named `name` for messages. Throws when the block is full: the text names tensor,
-  /// shape, arena and the largest neighbours.
+  /// shape, arena and the largest neighbours; with an overflow source it takes another block.
   Tensor tensor(std::string_view name, const Shape& shape, DType dtype);
 
   const std::string& name() const { return name_; }
   bool is_measuring() const { return measuring_; }
   int64_t used_bytes() const { return used_; }
   int64_t peak_bytes() const { return peak_; }
+  /// Bytes of blocks taken beyond the planned one.
+  int64_t overflow_bytes() const { return capacity() - blocks_.front().end; }
   /// Names and bytes of what was alive when the peak was reached, largest first.
   std::vector<std::pair<std::string, int64_t>> peak_contents() const;
 
@@ -46,11 +54,21 @@ class Arena {
     int64_t begin;
     int64_t bytes;
   };
+  /// Positions [begin, end) of the arena. Blocks follow each other; a tensor lies in one of them.
+  struct Block {
+    char* data;
+    int64_t begin;
+    int64_t end;
+    std::shared_ptr<void> owner;  // null for the first block, which the arena does not own
+  };
+  int64_t capacity() const { return blocks_.back().end; }
+  char* place(int64_t bytes);
+  void add_block(int64_t bytes);
   [[noreturn]] void throw_full(std::string_view name, const Shape& shape, int64_t bytes) const;
 
   std::string name_;
-  char* block_;
-  int64_t capacity_;
+  std::vector<Block> blocks_;
+  BlockSource overflow_;
   Device device_;
   bool measuring_ = false;
   int64_t used_ = 0;

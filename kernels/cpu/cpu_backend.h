@@ -70,6 +70,21 @@ class CpuBackend final : public Backend {
                                    const CrossEntropyOptions& options) override;
   void cross_entropy_loss_impl(const Tensor& sums, const Tensor& stats,
                                const CrossEntropyOptions& options) override;
+  void router_forward_impl(const RouterOutputs& outputs, const Tensor& logits) override;
+  void router_loss_impl(const Tensor& sums, const RouterOutputs& outputs,
+                        const RouterLossFactors& factors) override;
+  void router_backward_impl(const Tensor& dlogits, const Tensor& dweights,
+                            const RouterOutputs& outputs,
+                            const RouterLossFactors& factors) override;
+  void sort_by_expert_impl(const Tensor& places, const Tensor& counts,
+                           const Tensor& experts) override;
+  void permute_rows_impl(const Tensor& y, const Tensor& x, const Tensor& places) override;
+  void combine_rows_impl(const Tensor& y, const Tensor& x, const Tensor& places,
+                         const Tensor& added) override;
+  void scale_rows_impl(const Tensor& y, const Tensor& x, const Tensor& factors) override;
+  void row_dots_impl(const Tensor& dots, const Tensor& a, const Tensor& b) override;
+  void grouped_matmul_impl(const Tensor& c, const Tensor& a, const Tensor& b,
+                           const GroupedMatmul& options) override;
   void adamw_step_impl(const AdamWTensors& tensors, const AdamWOptions& options) override;
   void add_sum_squares_impl(const Tensor& sum, const Tensor& x) override;
 

@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
 #include <vector>
 
 namespace phalanx {
@@ -55,6 +57,73 @@ TEST(Arena, OverflowNamesTensorShapeArenaAndNeighbours) {
     EXPECT_THAT(error.what(), testing::HasSubstr("arena 'saved'"));
     EXPECT_THAT(error.what(), testing::HasSubstr("attention.q"));
   }
+}
+
+/// An arena of 4 KiB whose further blocks are counted.
+class OverflowingArena : public testing::Test {
+ protected:
+  void SetUp() override {
+    arena.set_overflow([this](int64_t bytes) {
+      taken.push_back(bytes);
+      return std::shared_ptr<void>(
+          std::aligned_alloc(Arena::kAlignment, static_cast<size_t>(bytes)),
+          [](void* memory) { std::free(memory); });
+    });
+  }
+  Tensor take(int64_t bytes) {
+    const Tensor tensor = arena.tensor("rows", {bytes}, DType::u8);
+    std::memset(tensor.data, 7, static_cast<size_t>(bytes));
+    return tensor;
+  }
+  bool in_planned_block(const Tensor& tensor) const {
+    const auto* data = static_cast<const char*>(tensor.data);
+    return block.data() <= data && data + tensor.bytes() <= block.data() + block.size();
+  }
+
+  std::vector<char> block = std::vector<char>(4096);
+  Arena arena{"saved", block.data(), 4096, Device::cpu};
+  std::vector<int64_t> taken;
+};
+
+TEST_F(OverflowingArena, TakesABlockOnceAndUsesItAgain) {
+  testing::internal::CaptureStderr();
+  for (int step = 0; step < 3; ++step) {
+    arena.clear();
+    EXPECT_TRUE(in_planned_block(take(3000)));
+    EXPECT_FALSE(in_planned_block(take(3000)));  // does not fit, so it lies whole in a new block
+    take(100);
+    EXPECT_EQ(taken.size(), 2U) << "step " << step;
+  }
+  EXPECT_EQ(arena.overflow_bytes(), taken[0] + taken[1]);
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_THAT(log, testing::HasSubstr("arena 'saved' needs more than the planned"));
+  EXPECT_EQ(log.find("arena"), log.rfind("arena")) << "warned more than once";
+}
+
+TEST_F(OverflowingArena, ScopesGiveBackAcrossBlocksAndTensorsDoNotOverlap) {
+  take(4096);
+  const int64_t before = arena.used_bytes();
+  {
+    const ArenaScope scope(arena);
+    const Tensor a = take(2048);
+    const Tensor b = take(8192);
+    std::memset(a.data, 1, 2048);
+    EXPECT_EQ(static_cast<char*>(b.data)[0], 7);
+    EXPECT_EQ(static_cast<char*>(b.data)[8191], 7);
+  }
+  EXPECT_EQ(arena.used_bytes(), before);
+  take(0);
+  EXPECT_EQ(arena.used_bytes(), before);
+  take(2048);
+  take(8192);
+  EXPECT_EQ(taken, (std::vector<int64_t>{2048, 8192}));
+}
+
+TEST(Arena, EmptyTensorsFitIntoAFullArena) {
+  std::vector<char> block(256);
+  Arena arena("saved", block.data(), 256, Device::cpu);
+  arena.tensor("all", {256}, DType::u8);
+  EXPECT_EQ(arena.tensor("no rows", {0, 8}, DType::f32).numel(), 0);
 }
 
 }  // namespace

@@ -117,11 +117,11 @@ class TrainingSystem {
         batch_{mock_batch(shape_, model_.vocab_size)},
         backend_(make_backend(Device::cpu, threads)),
         stage_(model_, store_, *backend_, groups_),
-        gradients_(allocated(which), *backend_, *groups_.dp_cp, {.tp = groups_.tp.get()}),
+        gradients_(allocated(which), *backend_, groups_, {}),
         optimizer_(store_, gradients_, *backend_, groups_, config_) {
     optimizer_.initialise(1234);
-    schedule_ = one_forward_one_backward_schedule(0, 1, 1);
-    stage_.allocate(shape_, store_.dtype(), max_in_flight(schedule_));
+    schedule_ = make_schedule(PipelineScheduleKind::automatic, {});
+    stage_.allocate(shape_, store_.dtype(), slots_of(schedule_, 1));
   }
 
   int64_t tokens() const { return shape_.positions * shape_.sequences; }
@@ -132,8 +132,8 @@ class TrainingSystem {
   /// One step; returns its loss.
   double step() {
     gradients_.zero();
-    stage_.begin_step(batch_, tokens(), gradients_);
-    run_pipeline(schedule_, stage_, *groups_.pp);
+    stage_.begin_step(batch_, {.loss_tokens = tokens()}, gradients_);
+    run_pipeline(schedule_, stage_, *groups_.pp, 1);
     gradients_.finish_sync();
     const double norm = optimizer_.gradient_norm();
     optimizer_.step(config_.lr, clip_factor(norm, config_.clip_grad));

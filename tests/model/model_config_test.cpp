@@ -245,5 +245,24 @@ TEST(IllegalModels, AllProblemsAtOnce) {
   EXPECT_EQ(validate(config, 64).size(), 3u);
 }
 
+TEST(ValidateExperts, NamesEveryProblemWithItsFix) {
+  const ModelConfig moe{.num_experts = 6, .moe_ffn_hidden_size = 10};
+  EXPECT_THAT(validate_experts(moe, {}), ::testing::IsEmpty());
+  const std::vector<std::string> problems =
+      validate_experts(moe, {.tensor_model_parallel_size = 2,
+                             .expert_model_parallel_size = 4,
+                             .expert_tensor_parallel_size = 4});
+  ASSERT_EQ(problems.size(), 3U);
+  EXPECT_THAT(problems[0], ::testing::HasSubstr("does not divide num-experts 6; try 3"));
+  EXPECT_THAT(problems[1], ::testing::HasSubstr("does not divide moe-ffn-hidden-size 10; try 5"));
+  EXPECT_THAT(problems[2], ::testing::HasSubstr("add --sequence-parallel"));
+  EXPECT_THAT(validate_experts(moe, {.tensor_model_parallel_size = 2,
+                                     .expert_model_parallel_size = 3,
+                                     .expert_tensor_parallel_size = 5,
+                                     .sequence_parallel = true}),
+              ::testing::IsEmpty());
+  EXPECT_EQ(validate_experts(ModelConfig{}, {.expert_model_parallel_size = 2}).size(), 1U);
+}
+
 }  // namespace
 }  // namespace phalanx

@@ -88,6 +88,31 @@ TEST(ModelCost, EqualsACountRowByRow) {
   EXPECT_EQ(cost.backward_flops_per_token, 2 * cost.forward_flops_per_token);
 }
 
+TEST(ModelCost, ExpertsCostTheirRouterAndTheChosenOnes) {
+  ModelConfig moe = find_model_preset("tiny-moe")->model;
+  moe.vocab_size = 257;
+  ModelConfig dense = moe;
+  dense.num_experts = 0;
+  dense.ffn_hidden_size = moe.moe_router_topk * moe.moe_ffn_hidden_size;
+  const int64_t router = moe.num_experts * moe.hidden_size;
+  const int64_t expert = 3 * moe.hidden_size * moe.moe_ffn_hidden_size;
+  const ParameterCount count = parameter_count(moe);
+  EXPECT_EQ(count.feed_forward, moe.num_layers * (router + moe.num_experts * expert));
+  EXPECT_EQ(count.active, parameter_count(dense).total + moe.num_layers * router);
+  // All copies of all layers but the last run the router; the last layer its last copy.
+  const double rows = static_cast<double>((moe.num_layers - 1) * moe.phd_copies + 1);
+  const double expected =
+      model_cost(dense, 64).forward_flops_per_token + rows * 2.0 * static_cast<double>(router);
+  EXPECT_NEAR(model_cost(moe, 64).forward_flops_per_token, expected, 1e-9 * expected);
+}
+
+// HybridNorm, table 9: 6.9 billion parameters, 1.3 billion of them read by a token.
+TEST(ModelCost, MoePresetHasItsPublishedSize) {
+  const ParameterCount count = parameter_count(find_model_preset("hybridnorm-moe-1b-7b")->model);
+  EXPECT_NEAR(static_cast<double>(count.total), 6.9e9, 0.05e9);
+  EXPECT_NEAR(static_cast<double>(count.active), 1.3e9, 0.05e9);
+}
+
 TEST(ModelCost, OneCopyIsVanillaWithoutDeadRows) {
   const ModelPreset& preset = *find_model_preset("hybridnorm-151m");
   const ModelCost cost = model_cost(preset.model, preset.seq_length);

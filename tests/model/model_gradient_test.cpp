@@ -67,6 +67,11 @@ std::vector<Case> cases() {
     c.sparse_stride_blocks = 3;
     c.sparse_full_layers = 1;
   });
+  add("experts", [](ModelConfig& c) {
+    c.num_experts = 4;
+    c.moe_router_topk = 2;
+    c.moe_ffn_hidden_size = 10;
+  });
   add("one_layer", [](ModelConfig& c) { c.num_layers = 1; });
   add(
       "documents", [](ModelConfig&) {}, true);

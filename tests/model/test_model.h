@@ -54,18 +54,19 @@ class TestModel {
         stage(config, parameters, *backend, groups) {
     parameters.allocate(*backend, dtype);
     parameters.initialise(*backend, 7);
-    gradients = std::make_unique<GradientBuffer>(parameters, *backend, *groups.dp_cp,
-                                                 GradientBuffer::Options{.tp = groups.tp.get()});
-    stage.allocate(shape, dtype, 1);
+    gradients =
+        std::make_unique<GradientBuffer>(parameters, *backend, groups, GradientBuffer::Options{});
+    stage.allocate(shape, dtype);
   }
 
   /// Objective: (sum of cross-entropy + z_loss * sum of lse^2) / loss tokens; gradients too.
   double step(const std::vector<MicroBatch>& batches) {
     const int64_t tokens = count_targets(batches);
     gradients->zero();
-    stage.begin_step(batches, tokens, *gradients);
     const auto count = static_cast<int64_t>(batches.size());
-    run_pipeline(one_forward_one_backward_schedule(0, 1, count), stage, *groups.pp);
+    stage.begin_step(batches, {.loss_tokens = tokens, .micro_batches = count}, *gradients);
+    run_pipeline(make_schedule(PipelineScheduleKind::automatic, {.num_micro_batches = count}),
+                 stage, *groups.pp, 1);
     gradients->finish_sync();
     const LossSums sums = stage.loss_sums();
     return (sums.cross_entropy + config.z_loss_coeff * sums.z) / static_cast<double>(tokens);

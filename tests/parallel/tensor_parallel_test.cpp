@@ -254,8 +254,14 @@ constexpr int64_t kPadded = 20;
 
 struct EmbeddingAndLoss {
   EmbeddingAndLoss(const TensorParallelContext& context, DType dtype)
-      : embedding(context, "table", {kPadded, kHidden}, {.stddev = 0.5}),
-        loss(context, embedding.table(), kVocab, 5) {
+      : table(context.parameters.add({.name = "table",
+                                      .global_shape = {kPadded, kHidden},
+                                      .kind = ParameterKind::embedding,
+                                      .placement = Placement::sharded(MeshAxis::tp, 0),
+                                      .initialiser = {.stddev = 0.5}},
+                                     context.tp.rank(), context.tp.size())),
+        embedding(context, table),
+        loss(context, table, kVocab, 5) {
     for (int64_t i = 0; i < kPositions * kSequences; ++i) {
       ids.push_back(static_cast<int32_t>((i * 5 + 2) % kVocab));
       targets.push_back(i % 4 == 1 ? -1 : static_cast<int32_t>((i * 7 + 1) % kVocab));
@@ -266,6 +272,7 @@ struct EmbeddingAndLoss {
   Tensor id_tensor() { return cpu_tensor(ids.data(), {kPositions, kSequences}); }
   Tensor target_tensor() { return cpu_tensor(targets.data(), {kPositions * kSequences}); }
 
+  Parameter& table;
   VocabParallelEmbedding embedding;
   VocabParallelLoss loss;
   std::vector<int32_t> ids;

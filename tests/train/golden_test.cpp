@@ -99,16 +99,16 @@ class GoldenRun {
       : model_(config_from<ModelConfig>(golden_case.at("model"))),
         optimizer_config_(config_from<OptimizerConfig>(golden().at("optimizer"))),
         stage_(model_, store_, *backend_, groups_),
-        gradients_((store_.allocate(*backend_, dtype), store_), *backend_, *groups_.dp_cp,
-                   {.tp = groups_.tp.get()}),
+        gradients_((store_.allocate(*backend_, dtype), store_), *backend_, groups_, {}),
         optimizer_(store_, gradients_, *backend_, groups_, optimizer_config_) {
     optimizer_.initialise(golden().at("seed").get<uint64_t>());
     if (dtype == DType::f64) round_weights_to_single();
     const auto micro_batches = golden().at("micro_batches").get<int64_t>();
-    schedule_ = one_forward_one_backward_schedule(0, 1, micro_batches);
+    schedule_ =
+        make_schedule(PipelineScheduleKind::automatic, {.num_micro_batches = micro_batches});
     stage_.allocate({.positions = golden().at("positions").get<int64_t>(),
                      .sequences = golden().at("sequences").get<int64_t>()},
-                    dtype, max_in_flight(schedule_));
+                    dtype, slots_of(schedule_, 1));
   }
 
   struct Step {
@@ -120,8 +120,10 @@ class GoldenRun {
     const std::vector<MicroBatch> batch = golden_batch(index, model_.vocab_size);
     const int64_t tokens = count_targets(batch);
     gradients_.zero();
-    stage_.begin_step(batch, tokens, gradients_);
-    run_pipeline(schedule_, stage_, *groups_.pp);
+    stage_.begin_step(batch,
+                      {.loss_tokens = tokens, .micro_batches = static_cast<int64_t>(batch.size())},
+                      gradients_);
+    run_pipeline(schedule_, stage_, *groups_.pp, 1);
     gradients_.finish_sync();
     const double norm = optimizer_.gradient_norm();
     const double rate = learning_rate(optimizer_config_, 0, optimizer_.num_steps());

@@ -200,7 +200,7 @@ TEST(MemoryNeeds, TheOptimizerIsSharedByTheRanks) {
       ParameterStore store;
       PhdStage stage(config.model, store, backend, groups);
       all[static_cast<size_t>(rank.rank())] =
-          memory_needs(stage, {store, *groups.dp_cp, 1000, {16, 1}, dtype, 2});
+          memory_needs(stage, {store, groups, 1000, {16, 1}, dtype, {.per_chunk = {2}}});
     });
     return all;
   };

@@ -23,8 +23,7 @@ struct Model {
   explicit Model(const RunConfig& config, uint64_t seed = 1)
       : groups(make_single_process_groups()), stage(config.model, store, backend, groups) {
     store.allocate(backend, compute_dtype(config.training.precision));
-    gradients = std::make_unique<GradientBuffer>(store, backend, *groups.dp_cp,
-                                                 GradientBuffer::Options{.tp = groups.tp.get()});
+    gradients = std::make_unique<GradientBuffer>(store, backend, groups, GradientBuffer::Options{});
     optimizer = std::make_unique<DistributedOptimizer>(store, *gradients, backend, groups,
                                                        config.optimizer);
     optimizer->initialise(seed);
@@ -94,8 +93,7 @@ TEST(WeightsFile, Bfloat16RunsWriteTheirSingleMastersFromAllRanks) {
     PhdStage stage(config.model, store, backend, groups);
     store.allocate(backend, DType::bf16);
     // Small buckets, so that several shards of a rank lie in one parameter and rows are cut.
-    GradientBuffer gradients(store, backend, *groups.dp_cp,
-                             {.bucket_size = 500, .tp = groups.tp.get()});
+    GradientBuffer gradients(store, backend, groups, {.bucket_size = 500});
     DistributedOptimizer optimizer(store, gradients, backend, groups, config.optimizer);
     optimizer.initialise(1);
     save_weights(path, kInfo, {store, optimizer, backend, groups});
