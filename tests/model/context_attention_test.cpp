@@ -5,10 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <mutex>
 #include <random>
 
-#include "core/model/model_cost.h"
+#include "kernels/null_backend.h"
 #include "parallel/context_parallel.h"
 #include "parallel/thread_process_group.h"
 
@@ -103,16 +102,17 @@ struct Problem {
 
 struct Operands {
   Values q, k, v, dout, out, lse, dq, dk, dv;
-  Operands(const Problem& p, int64_t s)
+  /// Results are of type `result`.
+  Operands(const Problem& p, int64_t s, DType result)
       : q(p.query_shape(s), p.dtype, 1),
         k(p.key_shape(s), p.dtype, 2),
         v(p.key_shape(s), p.dtype, 3),
         dout(p.out_shape(s), p.dtype, 4),
-        out(p.out_shape(s), p.dtype),
+        out(p.out_shape(s), result),
         lse(p.lse_shape(s), accumulator_dtype(p.dtype)),
-        dq(p.query_shape(s), p.dtype),
-        dk(p.key_shape(s), p.dtype),
-        dv(p.key_shape(s), p.dtype) {}
+        dq(p.query_shape(s), result),
+        dk(p.key_shape(s), result),
+        dv(p.key_shape(s), result) {}
 };
 
 int32_t document_of(int64_t sequence, int64_t position) {
@@ -120,12 +120,12 @@ int32_t document_of(int64_t sequence, int64_t position) {
   return static_cast<int32_t>(position / length * length);
 }
 
-/// The rank's positions of whole operands, attended by the group; results go to `whole`.
-void attend(const Problem& p, Operands& whole, ProcessGroup& cp, Arena& scratch) {
-  const std::unique_ptr<Backend> ops = make_backend(Device::cpu, 1);
+/// The rank's positions of whole operands, attended by the group; results go to `whole`, whose
+/// results are in the accumulator type.
+void attend(const Problem& p, Operands& whole, Backend* ops, ProcessGroup& cp, Arena& scratch) {
   const Ranges own = context_positions(Problem::kS, cp.rank(), cp.size());
   const int64_t s = Problem::kS / cp.size();
-  Operands local(p, s);
+  Operands local(p, s, p.dtype);
   ops->gather_positions(local.q().view(p.query_rows(s)), whole.q().view(p.query_rows(Problem::kS)),
                         own);
   ops->gather_positions(local.k(), whole.k(), own);
@@ -157,7 +157,6 @@ void attend(const Problem& p, Operands& whole, ProcessGroup& cp, Arena& scratch)
   check(scratch.used_bytes() == 0, "scratch memory is left behind");
 
   // Ranks write disjoint positions; sums with the zeros that results start from are exact.
-  if (p.dtype != accumulator_dtype(p.dtype)) return;
   ops->accumulate_positions(whole.out().view(p.out_rows(Problem::kS)),
                             local.out().view(p.out_rows(s)), own);
   ops->accumulate_positions(whole.lse(), local.lse(), own);
@@ -167,26 +166,41 @@ void attend(const Problem& p, Operands& whole, ProcessGroup& cp, Arena& scratch)
   ops->accumulate_positions(whole.dv(), local.dv(), own);
 }
 
-void attend_on(int ranks, const Problem& p, Operands& whole) {
+struct Usage {
+  int64_t bytes_sent = 0;
+  int64_t peak_bytes = 0;
+};
+
+/// Per rank: what forward and backward together sent, and the peak of scratch memory.
+std::vector<Usage> attend_on(int ranks, const Problem& p, Operands& whole) {
+  std::vector<Usage> usage(static_cast<size_t>(ranks));
   run_thread_ranks(ranks, [&](ThreadRank& rank) {
     const auto cp = rank.world_group();
+    const std::unique_ptr<Backend> ops = make_backend(Device::cpu, 1);
     std::vector<char> block(8 << 20);
     Arena scratch("scratch", block.data(), static_cast<int64_t>(block.size()), Device::cpu);
-    attend(p, whole, *cp, scratch);
+    attend(p, whole, ops.get(), *cp, scratch);
+    usage[static_cast<size_t>(cp->rank())] = {cp->traffic(Collective::exchange).bytes,
+                                              scratch.peak_bytes()};
   });
+  return usage;
 }
 
-/// |actual - expected| <= 8 eps sqrt(terms) size: other orders of the same sums of at most `terms`
-/// products of size `size`.
-void expect_equal(const Tensor& actual, const Tensor& expected, const char* what) {
-  const double* got = actual.as<double>();
-  const double* right = expected.as<double>();
-  double size = 1;
+/// |actual - expected| <= allowed * max(1, largest |expected|).
+template <class T>
+void expect_near(const Tensor& actual, const Tensor& expected, double allowed, const char* what) {
+  const T* got = actual.as<T>();
+  const T* right = expected.as<T>();
+  T size = 1;
   for (int64_t i = 0; i < expected.numel(); ++i) size = std::max(size, std::abs(right[i]));
-  constexpr double kTerms = double(Problem::kS * 4 * Problem::kR * Problem::kD);
-  const double tolerance = 8 * dtype_epsilon(DType::f64) * std::sqrt(kTerms) * size;
   for (int64_t i = 0; i < expected.numel(); ++i)
-    ASSERT_NEAR(got[i], right[i], tolerance) << what << " element " << i;
+    ASSERT_NEAR(got[i], right[i], allowed * static_cast<double>(size)) << what << " element " << i;
+}
+
+/// Other orders of the same sums of at most `kTerms` products: 8 eps sqrt(terms).
+void expect_equal(const Tensor& actual, const Tensor& expected, const char* what) {
+  constexpr double kTerms = double(Problem::kS * 4 * Problem::kR * Problem::kD);
+  expect_near<double>(actual, expected, 8 * dtype_epsilon(DType::f64) * std::sqrt(kTerms), what);
 }
 
 class ContextRanks : public ::testing::TestWithParam<int> {};
@@ -199,7 +213,7 @@ TEST_P(ContextRanks, EqualOneRank) {
         SCOPED_TRACE(::testing::Message()
                      << named.name << " documents " << documents << " last copy " << last_copy);
         const Problem p{named.mask, last_copy ? 1 : named.mask.copies, documents, DType::f64};
-        Operands expected(p, Problem::kS);
+        Operands expected(p, Problem::kS, p.dtype);
         const std::unique_ptr<Backend> ops = make_backend(Device::cpu, 1);
         std::vector<int32_t> starts;
         for (int64_t i = 0; i < Problem::kB * Problem::kS; ++i)
@@ -221,7 +235,7 @@ TEST_P(ContextRanks, EqualOneRank) {
                                  .out = expected.out(),
                                  .lse = expected.lse()},
                                 inputs);
-        Operands whole(p, Problem::kS);
+        Operands whole(p, Problem::kS, p.dtype);
         attend_on(GetParam(), p, whole);
         expect_equal(whole.out(), expected.out(), "out");
         expect_equal(whole.lse(), expected.lse(), "lse");
@@ -229,6 +243,133 @@ TEST_P(ContextRanks, EqualOneRank) {
         expect_equal(whole.dk(), expected.dk(), "dk");
         expect_equal(whole.dv(), expected.dv(), "dv");
       }
+}
+
+// Parts of other ranks are rounded once each, to half a step of bf16, and so is every result: more
+// ranks move a result by at most the parts' roundings, those of out and delta in the backward, and
+// its own.
+TEST_P(ContextRanks, RoundBf16OncePerPart) {
+  for (const Named& named : kMasks) {
+    SCOPED_TRACE(named.name);
+    const Problem p{named.mask, named.mask.copies, true, DType::bf16};
+    Operands one(p, Problem::kS, DType::f32);
+    Operands whole(p, Problem::kS, DType::f32);
+    attend_on(1, p, one);
+    attend_on(GetParam(), p, whole);
+    const double allowed = 4 * dtype_epsilon(DType::bf16);
+    expect_near<float>(whole.out(), one.out(), allowed, "out");
+    expect_near<float>(whole.dq(), one.dq(), allowed, "dq");
+    expect_near<float>(whole.dk(), one.dk(), allowed, "dk");
+    expect_near<float>(whole.dv(), one.dv(), allowed, "dv");
+  }
+}
+
+// --- memory is known before there is any ---
+
+TEST_P(ContextRanks, TakeTheMemoryThatWasMeasured) {
+  const int ranks = GetParam();
+  const DeviceMesh mesh(ParallelConfig{.context_parallel_size = ranks}, ranks);
+  for (const Named& named : kMasks)
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      SCOPED_TRACE(named.name);
+      const Problem p{named.mask, named.mask.copies, true, dtype};
+      Operands whole(p, Problem::kS, DType::f32);
+      const std::vector<Usage> usage = attend_on(ranks, p, whole);
+      for (int rank = 0; rank < ranks; ++rank) {
+        const ProcessGroups groups = make_measuring_process_groups(mesh, rank);
+        NullBackend null(Device::cpu);
+        Arena measuring = Arena::measuring("scratch", Device::cpu);
+        attend(p, whole, &null, *groups.cp, measuring);
+        EXPECT_EQ(measuring.peak_bytes(), usage[static_cast<size_t>(rank)].peak_bytes);
+        EXPECT_EQ(measuring.peak_bytes(), usage[0].peak_bytes) << "the same on all ranks";
+        EXPECT_EQ(measuring.peak_bytes() > 0, ranks > 1);
+      }
+    }
+}
+
+// --- bytes ---
+//
+// A position of one copy of keys and values is u = 2 B G D bytes_per_element bytes. Of the 2c
+// pieces of a sequence on c ranks, each p = S / 2c positions, rank r holds pieces r and 2c-1-r.
+// Rank q sees both pieces of r if q < r, only the early one if q > r. So forward and backward
+// each send 2r + (c-1-r) = c-1+r pieces of keys, and the backward sends home the gradients of the
+// 2(c-1-r) + r = 2(c-1)-r pieces it was sent: in all (4(c-1) + r) p u, whatever K is.
+// Naive repetition sends K times that. PHD-SWA adds W-1 positions of K-1 hidden copies, twice
+// there and once home, at each border of its pieces with another rank's: 2, for the first and the
+// last rank 1.
+
+constexpr int64_t kUnit = 2 * Problem::kB * Problem::kG * Problem::kD * 4;
+
+int64_t original_bytes(int ranks, int64_t rank) {
+  return (4 * (ranks - 1) + rank) * (Problem::kS / (2 * ranks)) * kUnit;
+}
+
+std::vector<int64_t> bytes_sent(int ranks, const AttentionMask& mask) {
+  const Problem p{mask, mask.copies, true, DType::f32};
+  Operands whole(p, Problem::kS, DType::f32);
+  std::vector<int64_t> bytes;
+  for (const Usage& usage : attend_on(ranks, p, whole)) bytes.push_back(usage.bytes_sent);
+  return bytes;
+}
+
+TEST_P(ContextRanks, SendTheSameBytesForEveryK) {
+  const int ranks = GetParam();
+  std::vector<int64_t> expected;
+  for (int64_t rank = 0; rank < ranks; ++rank) expected.push_back(original_bytes(ranks, rank));
+  for (const int64_t copies : {1, 2, 4}) {
+    EXPECT_EQ(bytes_sent(ranks, phd(copies)), expected) << "PHD-" << copies;
+    EXPECT_EQ(bytes_sent(ranks, phd(copies, 2, 2)), expected) << "CSWA-" << copies;
+    std::vector<int64_t> all = expected;
+    for (int64_t& bytes : all) bytes *= copies;
+    EXPECT_EQ(bytes_sent(ranks, naive(copies)), all) << "naive-" << copies;
+  }
+}
+
+TEST_P(ContextRanks, SendTheHaloOfAWindowOnTop) {
+  const int ranks = GetParam();
+  for (const int64_t copies : {2, 3})
+    for (const int64_t window : {1, 2, 5}) {
+      std::vector<int64_t> expected;
+      for (int64_t rank = 0; rank < ranks; ++rank) {
+        const int64_t borders = (rank > 0 ? 1 : 0) + (rank < ranks - 1 ? 1 : 0);
+        expected.push_back(original_bytes(ranks, rank) +
+                           3 * borders * (window - 1) * (copies - 1) * kUnit);
+      }
+      EXPECT_EQ(bytes_sent(ranks, phd(copies, window)), expected) << copies << " " << window;
+    }
+}
+
+// Positions of `held` that a query at `queries` sees, pair by pair.
+int64_t positions_seen(const AttentionMask& mask, const Ranges& queries, const Ranges& held) {
+  int64_t seen = 0;
+  for (const PositionRange& keys : held)
+    for (int64_t m = keys.begin; m < keys.end; ++m) {
+      bool visible = false;
+      for (const PositionRange& range : queries)
+        for (int64_t n = range.begin; n < range.end; ++n)
+          visible = visible || mask.original_visible(n, m);
+      seen += visible ? 1 : 0;
+    }
+  return seen;
+}
+
+TEST_P(ContextRanks, SendOnlyTheBlocksThatSparseLayersRead) {
+  const int ranks = GetParam();
+  for (const AttentionMask& mask : {sink_window(1, 2), strided(1, 2), strided(1, 1)}) {
+    std::vector<int64_t> expected(static_cast<size_t>(ranks));
+    for (int rank = 0; rank < ranks; ++rank)
+      for (int other = 0; other < ranks; ++other) {
+        if (other == rank) continue;
+        const Ranges mine = context_positions(Problem::kS, rank, ranks);
+        const Ranges theirs = context_positions(Problem::kS, other, ranks);
+        expected[static_cast<size_t>(rank)] +=
+            (2 * positions_seen(mask, theirs, mine) + positions_seen(mask, mine, theirs)) * kUnit;
+      }
+    EXPECT_EQ(bytes_sent(ranks, mask), expected);
+    if (ranks > 1) {
+      EXPECT_LT(expected[0], original_bytes(ranks, 0));
+    }
+  }
 }
 
 }  // namespace
