@@ -6,24 +6,13 @@
 #include <filesystem>
 
 #include "core/layout_validate.h"
+#include "core/model/problems.h"
 
 namespace phalanx {
 namespace {
 
-using Problems = std::vector<std::string>;
-
-template <class... Args>
-void report(Problems& problems, fmt::format_string<Args...> format, Args&&... args) {
-  problems.push_back(fmt::format(format, std::forward<Args>(args)...));
-}
-
 void append(Problems& problems, Problems more) {
   std::ranges::move(more, std::back_inserter(problems));
-}
-
-void at_least(Problems& problems, std::string_view option, double value, double least) {
-  if (!(value >= least))
-    report(problems, "{} {} is too small; the smallest value is {}", option, value, least);
 }
 
 /// Problem unless 0 <= value < 1.
@@ -43,8 +32,8 @@ int64_t data_parallel_size(const ParallelConfig& parallel, int64_t world_size) {
 void validate_batches(Problems& problems, const RunConfig& config, int64_t world_size) {
   const int64_t micro = config.training.micro_batch_size;
   const int64_t global = config.training.global_batch_size;
-  at_least(problems, "micro-batch-size", static_cast<double>(micro), 1);
-  at_least(problems, "global-batch-size", static_cast<double>(global), 0);
+  at_least(problems, "micro-batch-size", micro, 1);
+  at_least(problems, "global-batch-size", global, 0);
   if (micro < 1 || global < 1) return;
   const int64_t data_parallel = data_parallel_size(config.parallel, world_size);
   const int64_t step = micro * data_parallel;
@@ -76,11 +65,12 @@ void validate_training(Problems& problems, const TrainingConfig& training) {
     report(problems,
            "run-dir is empty: name a folder for what the run writes, e.g. run-dir "
            "runs/first");
-  at_least(problems, "threads", static_cast<double>(training.threads), 0);
-  at_least(problems, "eval-interval", static_cast<double>(training.eval_interval), 0);
-  at_least(problems, "eval-iters", static_cast<double>(training.eval_iters), 1);
-  at_least(problems, "log-interval", static_cast<double>(training.log_interval), 1);
-  at_least(problems, "max-skipped-in-row", static_cast<double>(training.max_skipped_in_row), 1);
+  at_least(problems, "threads", training.threads, 0);
+  at_least(problems, "eval-interval", training.eval_interval, 0);
+  at_least(problems, "eval-iters", training.eval_iters, 1);
+  at_least(problems, "log-interval", training.log_interval, 1);
+  at_least(problems, "max-skipped-in-row", training.max_skipped_in_row, 1);
+  at_least(problems, "replica-check-interval", training.replica_check_interval, 0);
   at_least(problems, "peak-tflops", training.peak_tflops, 0);
 }
 
@@ -91,9 +81,9 @@ void validate_optimizer(Problems& problems, const RunConfig& config) {
   at_least(problems, "lr-warmup-init", o.lr_warmup_init, 0);
   at_least(problems, "weight-decay", o.weight_decay, 0);
   at_least(problems, "clip-grad", o.clip_grad, 0);
-  at_least(problems, "lr-decay-iters", static_cast<double>(o.lr_decay_iters), 0);
-  at_least(problems, "lr-warmup-iters", static_cast<double>(o.lr_warmup_iters), 0);
-  at_least(problems, "lr-wsd-decay-iters", static_cast<double>(o.lr_wsd_decay_iters), 0);
+  at_least(problems, "lr-decay-iters", o.lr_decay_iters, 0);
+  at_least(problems, "lr-warmup-iters", o.lr_warmup_iters, 0);
+  at_least(problems, "lr-wsd-decay-iters", o.lr_wsd_decay_iters, 0);
   if (o.min_lr > o.lr)
     report(problems, "min-lr {} is above lr {}; the nearest is {}", o.min_lr, o.lr, o.lr);
   if (!(o.adam_eps > 0)) report(problems, "adam-eps {} must be positive; try 1e-8", o.adam_eps);

@@ -35,7 +35,8 @@ void validate_tensor(Problems& problems, const RunConfig& config) {
     report(problems,
            "{} {} neither divides num-query-groups {} nor is a multiple of it; try {} or {}",
            kOption, tp, groups, nearest_divisor(tp, groups), (tp + groups - 1) / groups * groups);
-  divides(problems, kOption, tp, "ffn-hidden-size", model.ffn_hidden_size);
+  if (model.num_experts == 0)
+    divides(problems, kOption, tp, "ffn-hidden-size", model.ffn_hidden_size);
   if (model.vocab_size > 0)
     divides(problems, kOption, tp, "the padded vocabulary (make-vocab-size-divisible-by) of",
             model.padded_vocab_size());
@@ -122,6 +123,7 @@ std::vector<std::string> validate_layout(const RunConfig& config, int64_t world_
   validate_positions(problems, config);
   validate_pipeline(problems, config, world_size);
   validate_recompute(problems, config);
+  append(problems, validate_experts(config.model, parallel));
   return problems;
 }
 

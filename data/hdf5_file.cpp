@@ -1,6 +1,7 @@
 // The HDF5 C API behind hdf5_file.h.
 #include "data/hdf5_file.h"
 
+#include <fmt/ranges.h>
 #include <hdf5.h>
 
 #include <algorithm>
@@ -82,6 +83,12 @@ Sizes sizes_of(const Shape& shape) {
   return sizes;
 }
 
+/// First index of a whole tensor.
+std::span<const int64_t> origin(const Tensor& tensor) {
+  static constexpr std::array<int64_t, Shape::kMaxRank> kZeros{};
+  return std::span(kZeros).first(static_cast<size_t>(tensor.shape.rank()));
+}
+
 hid_t make_space(const Shape& shape) {
   if (shape.rank() == 0) return H5Screate(H5S_SCALAR);
   return H5Screate_simple(shape.rank(), sizes_of(shape).data(), nullptr);
@@ -126,8 +133,10 @@ void Hdf5File::create_dataset(const std::string& name, const Shape& shape, DType
     const Space space(make_space(shape), path_, ": ", name, " ", shape.to_string());
     const Property links(H5Pcreate(H5P_LINK_CREATE), path_, ": ", name);
     H5Pset_create_intermediate_group(links, 1);
+    const Property creation(H5Pcreate(H5P_DATASET_CREATE), path_, ": ", name);
+    H5Pset_obj_track_times(creation, false);  // because a time would make every file another
     const Dataset dataset(
-        H5Dcreate2(handle_, name.c_str(), file_type(dtype), space, links, H5P_DEFAULT, H5P_DEFAULT),
+        H5Dcreate2(handle_, name.c_str(), file_type(dtype), space, links, creation, H5P_DEFAULT),
         path_, ": cannot create the dataset ", name);
   }
   if (dtype == DType::bf16) set_attribute(name, "dtype", "bf16");
@@ -167,30 +176,30 @@ DType Hdf5File::dtype(const std::string& name) const {
   fail(path_, ": ", name, " has an element type other than f64, f32, bf16, i64, i32, u8");
 }
 
-void Hdf5File::transfer(Direction direction, const std::string& name, int64_t first,
-                        const Tensor& tensor) const {
+void Hdf5File::transfer(Direction direction, const std::string& name,
+                        std::span<const int64_t> first, const Tensor& tensor) const {
   const Shape whole = shape(name);
   check(tensor.device == Device::cpu, path_, ": ", name, " needs host memory");
   check(tensor.dtype == dtype(name), path_, ": ", name, " holds ", dtype_name(dtype(name)),
         ", the tensor ", dtype_name(tensor.dtype));
-  const int64_t rows = tensor.shape.rank() == 0 ? 0 : tensor.shape[0];
-  const bool fits = whole.rank() == 0
-                        ? tensor.shape.rank() == 0 && first == 0
-                        : tensor.shape.rank() == whole.rank() && first >= 0 &&
-                              rows <= whole[0] - first && tensor.shape == whole.with_dim(0, rows);
+  const auto dims = static_cast<size_t>(whole.rank());
+  bool fits = first.size() == dims && tensor.shape.rank() == whole.rank();
+  Sizes start{};
+  for (size_t dim = 0; fits && dim < dims; ++dim) {
+    const auto d = static_cast<int>(dim);
+    fits = 0 <= first[dim] && tensor.shape[d] <= whole[d] - first[dim];
+    start[dim] = static_cast<hsize_t>(first[dim]);
+  }
   check(fits, path_, ": ", name, " is ", whole.to_string(), "; a tensor ", tensor.shape.to_string(),
-        " at row ", first, " does not fit");
+        " at ", fmt::format("[{}]", fmt::join(first, ", ")), " does not fit");
   if (tensor.numel() == 0) return;
 
   const Dataset dataset(H5Dopen2(handle_, name.c_str(), H5P_DEFAULT), path_, ": no dataset ", name);
   const Space memory(make_space(tensor.shape), path_, ": ", name);
   const Space file(H5Dget_space(dataset), path_, ": ", name);
-  if (whole.rank() > 0) {
-    Sizes start{};
-    start[0] = static_cast<hsize_t>(first);
+  if (dims > 0)
     H5Sselect_hyperslab(file, H5S_SELECT_SET, start.data(), nullptr, sizes_of(tensor.shape).data(),
                         nullptr);
-  }
   // The stored type serves for memory too, because the host is little-endian like the file.
   const hid_t type = file_type(tensor.dtype);
   const herr_t status = direction == Direction::write
@@ -202,20 +211,22 @@ void Hdf5File::transfer(Direction direction, const std::string& name, int64_t fi
 void Hdf5File::write(const std::string& name, const Tensor& tensor) {
   check(tensor.shape == shape(name), path_, ": ", name, " is ", shape(name).to_string(),
         ", the tensor ", tensor.shape.to_string());
-  transfer(Direction::write, name, 0, tensor);
+  transfer(Direction::write, name, origin(tensor), tensor);
 }
 
-void Hdf5File::write_rows(const std::string& name, int64_t first, const Tensor& tensor) {
+void Hdf5File::write_block(const std::string& name, std::span<const int64_t> first,
+                           const Tensor& tensor) {
   transfer(Direction::write, name, first, tensor);
 }
 
 void Hdf5File::read(const std::string& name, const Tensor& tensor) const {
   check(tensor.shape == shape(name), path_, ": ", name, " is ", shape(name).to_string(),
         ", the tensor ", tensor.shape.to_string());
-  transfer(Direction::read, name, 0, tensor);
+  transfer(Direction::read, name, origin(tensor), tensor);
 }
 
-void Hdf5File::read_rows(const std::string& name, int64_t first, const Tensor& tensor) const {
+void Hdf5File::read_block(const std::string& name, std::span<const int64_t> first,
+                          const Tensor& tensor) const {
   transfer(Direction::read, name, first, tensor);
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,15 +26,19 @@ class Hdf5File {
   Hdf5File(Hdf5File&&) noexcept;
   Hdf5File& operator=(Hdf5File&&) = delete;
 
-  /// Adds a dataset; groups in `name` ("a/b/weight") are made as needed.
+  /// Adds a dataset; groups in `name` ("a/b/weight") are made as needed. The same calls and values
+  /// give the same file, byte for byte.
   void create_dataset(const std::string& name, const Shape& shape, DType dtype);
   /// Writes all of an existing dataset of that shape and dtype.
   void write(const std::string& name, const Tensor& tensor);
-  /// Writes entries [first, first + tensor.shape[0]) of the outermost dim.
-  void write_rows(const std::string& name, int64_t first, const Tensor& tensor);
+  /// Writes the block of the dataset that has the tensor's shape and begins at `first`, one index
+  /// per dim.
+  void write_block(const std::string& name, std::span<const int64_t> first, const Tensor& tensor);
   /// Reads all of a dataset into a tensor of the same shape and dtype.
   void read(const std::string& name, const Tensor& tensor) const;
-  void read_rows(const std::string& name, int64_t first, const Tensor& tensor) const;
+  /// Reads such a block.
+  void read_block(const std::string& name, std::span<const int64_t> first,
+                  const Tensor& tensor) const;
 
   Shape shape(const std::string& name) const;
   DType dtype(const std::string& name) const;
@@ -51,7 +56,7 @@ class Hdf5File {
  private:
   Hdf5File(std::string path, int64_t handle, std::unique_ptr<TemporaryFile> temporary);
   enum class Direction { read, write };
-  void transfer(Direction direction, const std::string& name, int64_t first,
+  void transfer(Direction direction, const std::string& name, std::span<const int64_t> first,
                 const Tensor& tensor) const;
   int64_t open_object(const std::string& name) const;
 

@@ -106,7 +106,7 @@ struct RouterOutputs {
   Tensor weights;        // [n, k] acc: probabilities of `experts`
 };
 
-/// Factors of the router's own losses (see Backend::router_loss).
+/// Factors of the router's own losses (see MoeOps::router_loss).
 struct RouterLossFactors {
   Tensor counts;  // [E] i64: choices of each expert, over all rows that share the loss
   double balance = 0.0;

@@ -31,8 +31,10 @@ class Lane {
     wait();
     release();
   }
-  void drain() {
+  /// Waits for all that is under way and starts from anew.
+  void end() {
     for (; num_used_ < num_started_; release()) wait();
+    num_started_ = num_used_ = 0;
   }
 
  private:
@@ -52,51 +54,62 @@ struct Flow {
   std::vector<PipelineAction> actions;  // of this flow, in order
   Lane incoming;
   Lane outgoing;
+  void end() {
+    incoming.end();
+    outgoing.end();
+  }
 };
 
-class PipelineRun {
- public:
-  PipelineRun(const std::vector<PipelineAction>& actions, PipelineStage& stage, ProcessGroup& pp,
-              int64_t num_chunks)
-      : actions_(actions), stage_(stage), pp_(pp), num_virtual_(num_chunks * pp.size()) {
+}  // namespace
+
+struct PipelineExecutor::Impl {
+  Impl(std::vector<PipelineAction> own_actions, ProcessGroup& group, int64_t num_chunks)
+      : actions(std::move(own_actions)), pp(group), num_virtual(num_chunks * group.size()) {
     for (int64_t chunk = 0; chunk < num_chunks; ++chunk) {
-      forwards_.push_back(make_flow(chunk, 1));
-      backwards_.push_back(make_flow(chunk, -1));
-      last_of_chunk_.push_back(actions.size());
+      forwards.push_back(make_flow(chunk, 1));
+      backwards.push_back(make_flow(chunk, -1));
+      last_of_chunk.push_back(actions.size());
     }
     for (size_t i = 0; i < actions.size(); ++i) {
       const int64_t chunk = actions[i].chunk;
       check(0 <= chunk && chunk < num_chunks, "a pipeline action in chunk ", chunk, " of ",
             num_chunks);
       if (actions[i].kind != backward_weight) flow_of(actions[i]).actions.push_back(actions[i]);
-      if (actions[i].kind != forward) last_of_chunk_[static_cast<size_t>(chunk)] = i;
+      if (actions[i].kind != forward) last_of_chunk[static_cast<size_t>(chunk)] = i;
     }
   }
 
   void run() {
-    for (size_t i = 0; i < actions_.size(); ++i) {
+    for (size_t i = 0; i < actions.size(); ++i) {
       post_receives();
-      const bool last = last_of_chunk_[static_cast<size_t>(actions_[i].chunk)] == i;
-      if (actions_[i].kind == backward_weight) {
-        stage_.backward_weight(actions_[i], last);
+      const bool last = last_of_chunk[static_cast<size_t>(actions[i].chunk)] == i;
+      if (actions[i].kind == backward_weight) {
+        stage->backward_weight(actions[i], last);
       } else {
-        run_in_flow(actions_[i], last);
+        run_in_flow(actions[i], last);
       }
     }
-    for (auto* flows : {&forwards_, &backwards_})
-      for (Flow& flow : *flows) flow.outgoing.drain();
+    for (auto* flows : {&forwards, &backwards})
+      for (Flow& flow : *flows) flow.end();
   }
 
- private:
+  void drop_messages() {
+    for (auto* flows : {&forwards, &backwards})
+      for (Flow& flow : *flows) {
+        flow.incoming = Lane();
+        flow.outgoing = Lane();
+      }
+  }
+
   /// `step`: 1 forwards, -1 backwards. A message's channel is the virtual stage it goes to, twice,
   /// so that the two directions differ even where they join the same two ranks.
   Flow make_flow(int64_t chunk, int64_t step) const {
-    const int64_t here = chunk * pp_.size() + pp_.rank();
+    const int64_t here = chunk * pp.size() + pp.rank();
     const int64_t before = here - step;
     const int64_t after = here + step;
     const int direction = step > 0 ? 0 : 1;
-    const auto rank_of = [&](int64_t v) { return static_cast<int>((v + pp_.size()) % pp_.size()); };
-    const auto inside = [&](int64_t v) { return 0 <= v && v < num_virtual_; };
+    const auto rank_of = [&](int64_t v) { return static_cast<int>((v + pp.size()) % pp.size()); };
+    const auto inside = [&](int64_t v) { return 0 <= v && v < num_virtual; };
     return {.receives = inside(before),
             .sends = inside(after),
             .source = rank_of(before),
@@ -106,25 +119,25 @@ class PipelineRun {
   }
 
   Flow& flow_of(const PipelineAction& action) {
-    return (action.kind == forward ? forwards_ : backwards_)[static_cast<size_t>(action.chunk)];
+    return (action.kind == forward ? forwards : backwards)[static_cast<size_t>(action.chunk)];
   }
 
   Tensor buffer_for(const PipelineAction& action) {
-    return action.kind == forward ? stage_.forward_buffer(action.micro_batch, action.chunk)
-                                  : stage_.backward_buffer(action.micro_batch, action.chunk);
+    return action.kind == forward ? stage->forward_buffer(action.micro_batch, action.chunk)
+                                  : stage->backward_buffer(action.micro_batch, action.chunk);
   }
 
   /// As early as the buffers allow, so that messages travel while the rank computes. What comes
   /// from this rank itself is put there by `send`.
   void post_receives() {
-    for (auto* flows : {&forwards_, &backwards_})
+    for (auto* flows : {&forwards, &backwards})
       for (Flow& flow : *flows)
-        while (flow.receives && flow.source != pp_.rank() && flow.incoming.has_room() &&
+        while (flow.receives && flow.source != pp.rank() && flow.incoming.has_room() &&
                flow.incoming.num_started() < flow.actions.size()) {
           const PipelineAction& action = flow.actions[flow.incoming.num_started()];
           const Exchange message{
               .peer = flow.source, .receive = buffer_for(action), .channel = flow.receive_channel};
-          flow.incoming.start(pp_.exchange_async({&message, 1}));
+          flow.incoming.start(pp.exchange_async({&message, 1}));
         }
   }
 
@@ -133,7 +146,7 @@ class PipelineRun {
     if (flow.receives) flow.incoming.wait();
     flow.outgoing.make_room();
     const Tensor output =
-        action.kind == forward ? stage_.forward(action) : stage_.backward(action, last);
+        action.kind == forward ? stage->forward(action) : stage->backward(action, last);
     if (flow.receives) flow.incoming.release();
     if (flow.sends) send(action, flow, output);
   }
@@ -142,8 +155,8 @@ class PipelineRun {
     check(static_cast<bool>(output), action_name(action.kind), " of micro-batch ",
           action.micro_batch, " in chunk ", action.chunk, " gives nothing to send");
     Exchange message{.peer = flow.destination, .send = output, .channel = flow.send_channel};
-    if (flow.destination != pp_.rank()) {
-      flow.outgoing.start(pp_.exchange_async({&message, 1}));
+    if (flow.destination != pp.rank()) {
+      flow.outgoing.start(pp.exchange_async({&message, 1}));
       return;
     }
     PipelineAction next = action;
@@ -151,23 +164,42 @@ class PipelineRun {
     Lane& incoming = flow_of(next).incoming;
     check(incoming.has_room(), "chunk ", next.chunk, " is behind by more than its buffers");
     message.receive = buffer_for(next);
-    incoming.start(pp_.exchange_async({&message, 1}));
+    incoming.start(pp.exchange_async({&message, 1}));
   }
 
-  const std::vector<PipelineAction>& actions_;
-  PipelineStage& stage_;
-  ProcessGroup& pp_;
-  int64_t num_virtual_;
-  std::vector<Flow> forwards_;  // per chunk
-  std::vector<Flow> backwards_;
-  std::vector<size_t> last_of_chunk_;  // per chunk: its last action that is no forward
+  std::vector<PipelineAction> actions;
+  ProcessGroup& pp;
+  int64_t num_virtual;
+  std::vector<Flow> forwards;  // per chunk
+  std::vector<Flow> backwards;
+  std::vector<size_t> last_of_chunk;  // per chunk: its last action that is no forward
+  PipelineStage* stage = nullptr;     // of the run under way
 };
 
-}  // namespace
+PipelineExecutor::PipelineExecutor(std::vector<PipelineAction> actions, ProcessGroup& pp,
+                                   int64_t num_chunks)
+    : impl_(std::make_unique<Impl>(std::move(actions), pp, num_chunks)) {}
+PipelineExecutor::~PipelineExecutor() = default;
+PipelineExecutor::PipelineExecutor(PipelineExecutor&&) noexcept = default;
+PipelineExecutor& PipelineExecutor::operator=(PipelineExecutor&&) noexcept = default;
+
+const std::vector<PipelineAction>& PipelineExecutor::actions() const {
+  return impl_->actions;
+}
+
+void PipelineExecutor::run(PipelineStage& stage) {
+  impl_->stage = &stage;
+  try {
+    impl_->run();
+  } catch (...) {
+    impl_->drop_messages();  // now, because the stage and its buffers may not outlive this call
+    throw;
+  }
+}
 
 void run_pipeline(const std::vector<PipelineAction>& actions, PipelineStage& stage,
                   ProcessGroup& pp, int64_t num_chunks) {
-  PipelineRun(actions, stage, pp, num_chunks).run();
+  PipelineExecutor(actions, pp, num_chunks).run(stage);
 }
 
 }  // namespace phalanx

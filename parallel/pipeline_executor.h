@@ -2,6 +2,9 @@
 // computed.
 #pragma once
 
+#include <memory>
+#include <vector>
+
 #include "kernels/base/tensor.h"
 #include "parallel/pipeline_schedule.h"
 #include "parallel/process_group.h"
@@ -29,9 +32,28 @@ class PipelineStage {
   virtual void backward_weight(const PipelineAction& action, bool last) = 0;
 };
 
-/// Executes `actions` in order; the ranks of `pp` each run their own list, made for the same
-/// `num_chunks`. All messages have been sent and received when it returns. Traffic: one exchange
-/// per message sent and one per message received; bytes of each tensor sent to another rank.
+/// Executes one rank's list of actions, once per step; the ranks of `pp` each have their own, made
+/// for the same `num_chunks`. Keeps what a run needs, so that later runs of one rank alone allocate
+/// nothing. Used on the rank's thread.
+class PipelineExecutor {
+ public:
+  PipelineExecutor(std::vector<PipelineAction> actions, ProcessGroup& pp, int64_t num_chunks);
+  ~PipelineExecutor();
+  PipelineExecutor(PipelineExecutor&& other) noexcept;
+  PipelineExecutor& operator=(PipelineExecutor&& other) noexcept;
+
+  const std::vector<PipelineAction>& actions() const;
+  /// All messages have been sent and received when it returns. Traffic on `pp`: one exchange per
+  /// message sent and one per message received; the bytes of each tensor sent to another rank.
+  /// What the stage throws comes out; messages under way are then dropped, which ends the peers.
+  void run(PipelineStage& stage);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Executes `actions` once.
 void run_pipeline(const std::vector<PipelineAction>& actions, PipelineStage& stage,
                   ProcessGroup& pp, int64_t num_chunks);
 

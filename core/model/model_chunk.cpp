@@ -160,7 +160,9 @@ void ModelChunk::layer_backward(size_t index, const Tensor& dx, const Tensor& dy
   Memory again{arenas.recomputed, arenas.scratch};
   const Tensor y =
       arenas.scratch.tensor("layer.output_again", layer.output_shape(x.shape), x.dtype);
-  layer.forward(y, x, state.layers[index], again, state.inputs);
+  SequenceInputs inputs = state.inputs;
+  inputs.router_loss.sums = {};  // counted by the first forward
+  layer.forward(y, x, state.layers[index], again, inputs);
   layer.backward(dx, dy, state.layers[index], again, state.inputs);
 }
 

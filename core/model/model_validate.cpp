@@ -3,23 +3,10 @@
 #include <cmath>
 
 #include "core/model/model_config.h"
+#include "core/model/problems.h"
 
 namespace phalanx {
 namespace {
-
-using Problems = std::vector<std::string>;
-
-template <class... Args>
-void report(Problems& problems, fmt::format_string<Args...> format, Args&&... args) {
-  problems.push_back(fmt::format(format, std::forward<Args>(args)...));
-}
-
-/// Problem unless value >= least. Returns whether it held.
-bool at_least(Problems& problems, std::string_view option, int64_t value, int64_t least) {
-  if (value >= least) return true;
-  report(problems, "{} {} is too small; the smallest value is {}", option, value, least);
-  return false;
-}
 
 bool positive(Problems& problems, std::string_view option, double value, double suggestion) {
   if (std::isfinite(value) && value > 0) return true;

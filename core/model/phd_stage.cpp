@@ -65,6 +65,7 @@ struct PhdStage::Impl {
   }
   ChunkScratch memory() { return {*scratch, *recomputed}; }
   Tensor forward(const PipelineAction& action);
+  RouterLoss router_loss() const;
   LossSums read_sums();
 
   ModelConfig config;
@@ -142,7 +143,11 @@ void PhdStage::Impl::allocate(const StageShape& shape, DType dtype, const StageS
   const auto take = [&](const char* name, int64_t bytes) {
     if (plan == nullptr) return Arena::measuring(name, ops.device());
     blocks.push_back(ops.allocate(bytes));
-    return Arena(name, blocks.back().get(), bytes, ops.device());
+    Arena arena(name, blocks.back().get(), bytes, ops.device());
+    // How many rows a rank's experts get is known only when routers have spoken.
+    if (config.num_experts > 0)
+      arena.set_overflow([this](int64_t more) { return ops.allocate(more); });
+    return arena;
   };
   fixed.emplace(take("fixed", plan ? plan->fixed_bytes : 0));
   scratch.emplace(take("scratch", plan ? plan->scratch_bytes : 0));
@@ -167,6 +172,14 @@ void PhdStage::Impl::allocate(const StageShape& shape, DType dtype, const StageS
   allocate_boundaries(shape, dtype);
 }
 
+// Each layer and micro-batch counts alike.
+RouterLoss PhdStage::Impl::router_loss() const {
+  const auto terms = static_cast<double>(config.num_layers * sizes.micro_batches);
+  return {.balance_scale = config.moe_aux_loss_coeff / terms,
+          .z_scale = config.moe_z_loss_coeff / terms,
+          .sums = sums.slice(2, 4)};
+}
+
 LossSums PhdStage::Impl::read_sums() {
   double host[4] = {0, 0, 0, 0};
   ops.download(host, sums);
@@ -178,6 +191,7 @@ Tensor PhdStage::Impl::forward(const PipelineAction& action) {
   ModelChunk& chunk = chunks[index];
   ChunkState& state = state_of(action);
   loader->load(micro_batches[static_cast<size_t>(action.micro_batch)], state);
+  state.inputs.router_loss = router_loss();
   if (!chunk.is_first()) state.input = turn(boundaries[index].inputs, action.micro_batch);
   if (!chunk.is_last()) {
     const Tensor output = turn(boundaries[index].outputs, action.micro_batch);

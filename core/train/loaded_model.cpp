@@ -28,8 +28,8 @@ LoadedModel::LoadedModel(const RunSetup& setup, const std::string& load_dir, Bac
     : stage_(setup.config.model, store_, backend, groups) {
   const DType dtype = compute_dtype(setup.config.training.precision);
   store_.allocate(backend, dtype);
-  const WeightsInfo info =
-      load_weights(weights_path(load_dir), setup.vocabulary.tokenizer_hash, store_, backend);
+  const WeightsInfo info = load_weights(weights_path(load_dir), setup.vocabulary.tokenizer_hash,
+                                        store_, backend, *groups.world);
   check_same_run(load_dir, info.config_ini);
   stage_.allocate(shape, dtype);
 }

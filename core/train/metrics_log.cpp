@@ -89,17 +89,26 @@ std::string validation_line(int64_t iteration, double loss) {
 }
 
 std::string step_json(const RunFacts& facts, const TrainCounters& counters,
-                      const StepMetrics& metrics, double seconds) {
+                      const StepMetrics& metrics, double seconds,
+                      const std::vector<GroupTraffic>& communication) {
   const double rate = tokens_per_second(metrics.tokens, seconds);
+  const std::string groups = communication.empty() ? ""
+                                                   : fmt::format(R"(, "communication": {})",
+                                                                 communication_json(communication));
+  const std::string router =
+      facts.log_router ? fmt::format(R"(, "router_balance_loss": {}, "router_z_loss": {})",
+                                     json_number(metrics.router_balance_loss),
+                                     json_number(metrics.router_z_loss))
+                       : "";
   return fmt::format(
       R"({{"iteration": {}, "consumed_samples": {}, "consumed_tokens": {}, "lm_loss": {}, )"
       R"("z_loss": {}, "grad_norm": {}, "learning_rate": {}, "tokens_per_second": {:.1f}, )"
       R"("step_ms": {:.3f}, "mfu": {:.4f}, "skipped": {}, "skipped_total": {}, )"
-      R"("loss_tokens": {}}})",
+      R"("loss_tokens": {}{}{}}})",
       counters.step, counters.consumed_samples, counters.consumed_tokens, json_number(metrics.loss),
       json_number(metrics.z_loss), json_number(metrics.gradient_norm),
       json_number(metrics.learning_rate), rate, seconds * 1e3, utilisation(facts, rate),
-      metrics.skipped, counters.skipped_steps, metrics.loss_tokens);
+      metrics.skipped, counters.skipped_steps, metrics.loss_tokens, router, groups);
 }
 
 MetricsLog::MetricsLog(const RunFacts& facts, const Files& files, std::FILE* out)
@@ -114,8 +123,9 @@ MetricsLog::MetricsLog(const RunFacts& facts, const Files& files, std::FILE* out
   check(metrics_file_.good(), "cannot write ", files_.metrics, "; is the run folder writable?");
 }
 
-void MetricsLog::step(const TrainCounters& counters, const StepMetrics& metrics, double seconds) {
-  write_record(step_json(facts_, counters, metrics, seconds));
+void MetricsLog::step(const TrainCounters& counters, const StepMetrics& metrics, double seconds,
+                      const std::vector<GroupTraffic>& communication) {
+  write_record(step_json(facts_, counters, metrics, seconds, communication));
   const double rate = tokens_per_second(metrics.tokens, seconds);
   const std::array<Scalar, 6> scalars{{{"lm loss", metrics.loss},
                                        {"z loss", metrics.z_loss},

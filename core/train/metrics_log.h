@@ -8,7 +8,9 @@
 #include <fstream>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "core/train/communication_log.h"
 #include "core/train/tensorboard_writer.h"
 #include "core/train/train_state.h"
 #include "core/train/train_step.h"
@@ -25,6 +27,7 @@ struct RunFacts {
   double flops_per_token = 0;  // model FLOPs, forward and backward, of one original token
   double peak_flops = 0;       // of one rank, per second; 0: unknown
   bool log_z_loss = false;
+  bool log_router = false;  // the model has experts
 };
 
 /// Losses and times over the steps since the last line.
@@ -45,9 +48,11 @@ std::string iteration_line(const RunFacts& facts, const TrainCounters& counters,
                            const LogInterval& interval, const std::string& timestamp);
 /// " validation loss at iteration N | lm loss value: ... | lm loss PPL: ... | ". No line end.
 std::string validation_line(int64_t iteration, double loss);
-/// One JSON object. Numbers that are not finite become null, because JSON has none.
+/// One JSON object. Numbers that are not finite become null, because JSON has none. The key
+/// "communication" is absent where there are no groups of more than one rank.
 std::string step_json(const RunFacts& facts, const TrainCounters& counters,
-                      const StepMetrics& metrics, double seconds);
+                      const StepMetrics& metrics, double seconds,
+                      const std::vector<GroupTraffic>& communication = {});
 /// "1:02:03".
 std::string hours_minutes_seconds(double seconds);
 /// Local time as "2026-01-02 03:04:05.678901".
@@ -62,8 +67,9 @@ class MetricsLog {
   };
   MetricsLog(const RunFacts& facts, const Files& files, std::FILE* out = stdout);
 
-  /// After every step; `seconds` it took.
-  void step(const TrainCounters& counters, const StepMetrics& metrics, double seconds);
+  /// After every step; `seconds` it took, `communication` since the step before.
+  void step(const TrainCounters& counters, const StepMetrics& metrics, double seconds,
+            const std::vector<GroupTraffic>& communication = {});
   void validation(const TrainCounters& counters, const ValidationMetrics& metrics);
   /// A line for people that does not break the live one.
   void message(const std::string& text);

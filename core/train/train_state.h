@@ -18,6 +18,7 @@ struct StepConfig {
   OptimizerConfig optimizer;
   int64_t train_iters = 0;
   double z_loss_coeff = 0.0;
+  int64_t num_layers = 1;  // over which router losses are averaged
   int64_t max_skipped_in_row = 10;
 };
 

@@ -10,11 +10,14 @@ namespace phalanx {
 namespace {
 
 /// Local sums over the step become global means.
-void reduce_losses(StepMetrics& metrics, const LossSums& sums, const ProcessGroups& groups) {
+void reduce_losses(StepMetrics& metrics, const LossSums& sums, double router_terms,
+                   const ProcessGroups& groups) {
   const auto tokens = static_cast<double>(metrics.loss_tokens);
   const LossSums global = sum_over_ranks(sums, groups);
   metrics.loss = global.cross_entropy / tokens;
   metrics.z_loss = global.z / tokens;
+  metrics.router_balance_loss = global.router_balance / router_terms;
+  metrics.router_z_loss = global.router_z / router_terms;
 }
 
 /// The same answer on every rank, whatever rounding did to each one's copy of the sums.
@@ -50,14 +53,15 @@ StepMetrics train_step(TrainState& state, BatchLoader& loader) {
   check(metrics.loss_tokens > 0, "no token of step ", state.counters.step + 1,
         " has a loss; are all its targets masked?");
   state.gradients.zero();
-  const auto micro_batches = static_cast<int64_t>(batch.micro_batches.size());
-  state.stage.begin_step(batch.micro_batches,
-                         {.loss_tokens = metrics.loss_tokens,
-                          .micro_batches = micro_batches * state.groups.dp->size()},
-                         state.gradients);
+  const int64_t global_micro_batches =
+      static_cast<int64_t>(batch.micro_batches.size()) * state.groups.dp->size();
+  state.stage.begin_step(
+      batch.micro_batches,
+      {.loss_tokens = metrics.loss_tokens, .micro_batches = global_micro_batches}, state.gradients);
   run_pipeline(state.schedule, state.stage, *state.groups.pp, state.stage.num_chunks());
   state.gradients.finish_sync();
-  reduce_losses(metrics, state.stage.loss_sums(), state.groups);
+  reduce_losses(metrics, state.stage.loss_sums(),
+                static_cast<double>(state.config.num_layers * global_micro_batches), state.groups);
   metrics.gradient_norm = state.optimizer.gradient_norm();
   // Skipped steps are no updates, so that a skip does not shorten the warm-up (as Megatron).
   metrics.learning_rate =

@@ -15,7 +15,9 @@ struct StepMetrics {
   double gradient_norm = 0;  // before clipping
   double learning_rate = 0;  // of this step's update
   int64_t loss_tokens = 0;
-  int64_t tokens = 0;    // original tokens (positions), with or without loss
+  int64_t tokens = 0;              // original tokens (positions), with or without loss
+  double router_balance_loss = 0;  // mean over layers and micro-batches, without coefficient
+  double router_z_loss = 0;
   bool skipped = false;  // loss or gradient was not finite: weights are as before the step
 };
 

@@ -105,12 +105,15 @@ void Trainer::allocate() {
   state_.emplace(TrainState{.config = {.optimizer = config.optimizer,
                                        .train_iters = config.training.train_iters,
                                        .z_loss_coeff = config.model.z_loss_coeff,
+                                       .num_layers = config.model.num_layers,
                                        .max_skipped_in_row = config.training.max_skipped_in_row},
                             .schedule = schedule_,
                             .stage = stage_,
                             .gradients = *gradients_,
                             .optimizer = *optimizer_,
                             .groups = groups_});
+  if (config.training.replica_check_interval > 0)
+    replica_check_ = std::make_unique<ReplicaCheck>(store_, backend_, *groups_.world);
   const double given = config.training.peak_tflops * kTera;
   peak_flops_ = given > 0 ? given : measure_peak_flops(backend_, plan.dtype);
 }
@@ -159,8 +162,10 @@ void Trainer::open_logs(const std::string& config_ini) {
                                                .num_ranks = groups_.world->size(),
                                                .flops_per_token = flops_per_token(setup_.config),
                                                .peak_flops = peak_flops_,
-                                               .log_z_loss = setup_.config.model.z_loss_coeff != 0},
+                                               .log_z_loss = setup_.config.model.z_loss_coeff != 0,
+                                               .log_router = setup_.config.model.num_experts > 0},
                                       MetricsLog::Files{metrics, tensorboard});
+  communication_.emplace(groups_);
 }
 
 bool Trainer::step() {
@@ -168,8 +173,10 @@ bool Trainer::step() {
   last_metrics_ = train_step(*state_, *loader_);
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  if (log_ != nullptr) log_->step(state_->counters, last_metrics_, seconds);
+  if (log_ != nullptr) log_->step(state_->counters, last_metrics_, seconds, communication_->take());
   stop_if_diverged(*state_, last_metrics_);
+  if (replica_check_ && counters().step % setup_.config.training.replica_check_interval == 0)
+    replica_check_->run();
   if (!last_metrics_.skipped) result_.final_loss = last_metrics_.loss;
   result_.steps = state_->counters.step;
   // A signal may reach one rank only, or ranks at different steps: all must stop at the same one.
@@ -190,7 +197,7 @@ void Trainer::write_weights(const std::string& config_ini) {
                          .consumed_samples = state_->counters.consumed_samples,
                          .tokenizer_hash = setup_.vocabulary.tokenizer_hash};
   const std::string path = weights_path(setup_.config.training.run_dir);
-  save_weights(path, info, {store_, *optimizer_, backend_, groups_});
+  save_weights(path, info, {store_, optimizer_->shards(), backend_, *groups_.world});
   if (log_ != nullptr) log_->message("weights written to " + path);
 }
 

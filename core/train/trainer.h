@@ -12,6 +12,7 @@
 #include "core/train/run_training.h"
 #include "core/train/train_step.h"
 #include "core/train/validation_set.h"
+#include "parallel/replica_check.h"
 
 namespace phalanx {
 
@@ -55,8 +56,10 @@ class Trainer {
   std::unique_ptr<BatchLoader> loader_;
   std::unique_ptr<ValidationSet> validation_set_;  // absent without validation data
   std::optional<TrainState> state_;
+  std::unique_ptr<ReplicaCheck> replica_check_;  // absent without an interval
   double peak_flops_ = 0;
-  std::unique_ptr<MetricsLog> log_;  // rank 0 only
+  std::unique_ptr<MetricsLog> log_;                // rank 0 only
+  std::optional<CommunicationLog> communication_;  // with log_
   StepMetrics last_metrics_;
   TrainingResult result_{std::numeric_limits<double>::quiet_NaN(),
                          std::numeric_limits<double>::quiet_NaN(), 0};

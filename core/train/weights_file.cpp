@@ -1,52 +1,21 @@
-// Gathers, writes and reads whole tensors.
+// Blocks of tensors on their way from ranks to a file and back.
 #include "core/train/weights_file.h"
 
 #include <algorithm>
+#include <array>
+#include <map>
 #include <optional>
 #include <set>
+#include <span>
 
+#include "core/train/weights_plan.h"
 #include "data/hdf5_file.h"
 
 namespace phalanx {
 namespace {
 
 constexpr char kFormat[] = "phalanx weights";
-
-/// Device memory for one parameter at a time, large enough for the largest.
-class Staging {
- public:
-  Staging(const ParameterStore& store, Backend& backend) : backend_(backend) {
-    int64_t largest = 0;
-    for (int64_t i = 0; i < store.size(); ++i) largest = std::max(largest, store[i].numel());
-    block_ = backend.allocate(largest * dtype_bytes(DType::f64));
-  }
-  Tensor tensor(const Shape& shape, DType dtype) const {
-    return {block_.get(), shape, dtype, backend_.device()};
-  }
-
- private:
-  Backend& backend_;
-  std::shared_ptr<void> block_;
-};
-
-/// The parameter at full precision on every rank. In bf16 each rank puts its shards into zeros, and
-/// the sum over ranks, exact because one of the terms is not zero, is the whole.
-Tensor gather_master(const Parameter& parameter, const WeightsSource& source,
-                     const std::vector<OptimizerShard>& shards, const Staging& staging) {
-  if (parameter.value.dtype != DType::bf16) return parameter.value;
-  const Tensor whole = staging.tensor(parameter.shape, DType::f32);
-  source.backend.zero(whole);
-  for (const OptimizerShard& shard : shards) {
-    if (shard.parameter != &parameter) continue;
-    const int64_t columns = shard.master.shape.back();
-    const Tensor rows =
-        whole.view({parameter.numel() / columns, columns}).slice(shard.row_begin, shard.row_end);
-    source.backend.copy(rows, shard.master);
-  }
-  source.backend.synchronize();
-  source.groups.dp_cp->all_reduce(whole, ReduceOp::sum);
-  return whole;
-}
+constexpr int64_t kBlockBytes = int64_t{64} << 20;
 
 void write_info(Hdf5File& file, const WeightsInfo& info) {
   file.set_attribute("/", "format", kFormat);
@@ -65,84 +34,159 @@ WeightsInfo read_info(const Hdf5File& file, const std::string& path) {
           .tokenizer_hash = file.attribute("/", "tokenizer_hash")};
 }
 
-void write_tensor(Hdf5File& file, const Parameter& parameter, const Tensor& device,
-                  Backend& backend, std::vector<uint8_t>& host) {
-  host.resize(static_cast<size_t>(device.bytes()));
-  backend.download(host.data(), device);
-  Tensor tensor = device;
-  tensor.data = host.data();
-  tensor.device = Device::cpu;
-  file.create_dataset(parameter.spec.name, parameter.spec.global_shape, tensor.dtype);
-  file.write(parameter.spec.name, tensor);
+/// `device`'s shape and dtype over `host`, which becomes large enough.
+Tensor host_tensor(std::vector<uint8_t>& host, const Shape& shape, DType dtype) {
+  const int64_t bytes = shape.numel() * dtype_bytes(dtype);
+  host.resize(static_cast<size_t>(std::max<int64_t>(bytes, std::ssize(host))));
+  return {host.data(), shape, dtype, Device::cpu};
 }
 
-/// Everything by which `file` is not the weights of `store`, one line each; empty if it is.
-std::string find_differences(const Hdf5File& file, const ParameterStore& store) {
+/// One rank's side of writing: it gives the blocks it has, and rank 0 puts them into the file.
+class WeightsWriter {
+ public:
+  WeightsWriter(const WeightsSource& source, Hdf5File* file)
+      : source_(source),
+        file_(file),
+        dtype_(accumulator_dtype(source.store.dtype())),
+        table_(pieces(), source.world) {
+    for (size_t i = 0; i < source.shards.size(); ++i) shard_of_[table_.find(piece(i))] = i;
+  }
+
+  void write_all() {
+    // Planned as a whole first, so that a gap is known before anything is written.
+    std::vector<std::vector<WeightsBlock>> tensors;
+    const auto& entries = table_.entries();
+    for (size_t first = 0; first < entries.size();) {
+      size_t last = first;
+      while (last < entries.size() && entries[last].piece.name == entries[first].piece.name) ++last;
+      tensors.push_back(cover_tensor(table_, static_cast<int64_t>(first),
+                                     static_cast<int64_t>(last),
+                                     kBlockBytes / dtype_bytes(dtype_)));
+      first = last;
+    }
+    for (const std::vector<WeightsBlock>& blocks : tensors) {
+      const Piece& any = table_.entries()[static_cast<size_t>(blocks.front().entry)].piece;
+      if (file_ != nullptr) file_->create_dataset(any.name, any.global_shape, dtype_);
+      for (const WeightsBlock& block : blocks) write(block);
+    }
+  }
+
+ private:
+  Piece piece(size_t i) const {
+    const OptimizerShard& shard = source_.shards[i];
+    return piece_of(*shard.parameter, shard.row_begin, shard.row_end);
+  }
+  std::vector<Piece> pieces() const {
+    std::vector<Piece> list;
+    for (size_t i = 0; i < source_.shards.size(); ++i) list.push_back(piece(i));
+    return list;
+  }
+
+  // All ranks call `exchange`, those between which nothing goes with nothing to say.
+  void write(const WeightsBlock& block) {
+    const int self = source_.world.rank();
+    if (self != 0 && self != block.rank) {
+      if (block.rank != 0) source_.world.exchange({});
+      return;
+    }
+    const Piece& piece = table_.entries()[static_cast<size_t>(block.entry)].piece;
+    const int64_t rows = block.row_end - block.row_begin;
+    const bool matrix = piece.global_shape.rank() == 2;
+    const Shape shape = matrix ? Shape{rows, piece.size[1]} : Shape{rows};
+    const Tensor host = host_tensor(host_, shape, dtype_);
+    if (self == block.rank) {
+      const Tensor& master = source_.shards[shard_of_.at(block.entry)].master;
+      const int64_t begin = block.row_begin - piece.offset[0];
+      source_.backend.download(host.data, master.slice(begin, begin + rows));
+    }
+    if (block.rank != 0) send_to_first(block.rank, host);
+    const std::array<int64_t, 2> first{block.row_begin, piece.offset[1]};
+    if (file_ != nullptr)
+      file_->write_block(piece.name, std::span(first).first(matrix ? 2 : 1), host);
+  }
+
+  void send_to_first(int rank, const Tensor& host) {
+    const bool sends = source_.world.rank() == rank;
+    const Exchange message{.peer = sends ? 0 : rank,
+                           .send = sends ? host : Tensor{},
+                           .receive = sends ? Tensor{} : host};
+    source_.world.exchange(std::span(&message, 1));
+  }
+
+  const WeightsSource& source_;
+  Hdf5File* file_;  // null but on rank 0
+  DType dtype_;
+  PieceTable table_;
+  std::map<int64_t, size_t> shard_of_;  // entry of the table -> own shard
+  std::vector<uint8_t> host_;           // one block
+};
+
+/// Everything by which `file` is not the weights of the model that the ranks of `table` hold
+/// together, one line each; empty if it is.
+std::string find_differences(const Hdf5File& file, const PieceTable& table) {
   const std::vector<std::string> list = file.datasets();
   std::set<std::string> unexpected(list.begin(), list.end());
   std::string problems;
-  for (int64_t i = 0; i < store.size(); ++i) {
-    const ParameterSpec& spec = store[i].spec;
-    if (unexpected.erase(spec.name) == 0) {
-      problems += fmt::format("\n  missing: {} {}", spec.name, spec.global_shape.to_string());
+  const std::string* before = nullptr;
+  for (const PieceTable::Entry& entry : table.entries()) {
+    const auto& [name, global_shape, offset, size] = entry.piece;
+    if (before != nullptr && *before == name) continue;
+    before = &name;
+    if (unexpected.erase(name) == 0) {
+      problems += fmt::format("\n  missing: {} {}", name, global_shape.to_string());
       continue;
     }
-    const Shape shape = file.shape(spec.name);
-    const DType dtype = file.dtype(spec.name);
-    if (!(shape == spec.global_shape) || (dtype != DType::f32 && dtype != DType::f64))
-      problems += fmt::format("\n  {} is {} {}, expected {} f32 or f64", spec.name,
-                              shape.to_string(), dtype_name(dtype), spec.global_shape.to_string());
+    const Shape shape = file.shape(name);
+    const DType dtype = file.dtype(name);
+    if (!(shape == global_shape) || (dtype != DType::f32 && dtype != DType::f64))
+      problems += fmt::format("\n  {} is {} {}, expected {} f32 or f64", name, shape.to_string(),
+                              dtype_name(dtype), global_shape.to_string());
   }
   for (const std::string& name : unexpected) problems += "\n  unexpected: " + name;
   return problems;
 }
 
+void read_pieces(const Hdf5File& file, ParameterStore& store, Backend& backend) {
+  int64_t largest = 0;
+  for (int64_t i = 0; i < store.size(); ++i) largest = std::max(largest, store[i].numel());
+  const auto staging = backend.allocate(largest * dtype_bytes(DType::f64));
+  std::vector<uint8_t> host;
+  for (int64_t i = 0; i < store.size(); ++i) {
+    const Parameter& parameter = store[i];
+    const std::string& name = parameter.spec.name;
+    const Tensor block = host_tensor(host, parameter.shape, file.dtype(name));
+    const auto dims = static_cast<size_t>(parameter.shape.rank());
+    file.read_block(name, std::span(parameter.offset).first(dims), block);
+    const Tensor device{staging.get(), block.shape, block.dtype, backend.device()};
+    backend.upload(device, block.data);
+    backend.copy(parameter.value, device);
+  }
+}
+
 }  // namespace
 
 void save_weights(const std::string& path, const WeightsInfo& info, const WeightsSource& source) {
-  check(source.groups.tp->size() == 1 && source.groups.pp->size() == 1,
-        "whole weights can only be written without tensor and pipeline parallelism, here tp ",
-        source.groups.tp->size(), ", pp ", source.groups.pp->size());
-  const Staging staging(source.store, source.backend);
-  const std::vector<OptimizerShard> shards = source.optimizer.shards();
   std::optional<Hdf5File> file;
-  if (source.groups.world->rank() == 0) {
+  if (source.world.rank() == 0) {
     file.emplace(Hdf5File::create(path));
     write_info(*file, info);
   }
-  std::vector<uint8_t> host;
-  for (int64_t i = 0; i < source.store.size(); ++i) {
-    const Parameter& parameter = source.store[i];
-    const Tensor whole = gather_master(parameter, source, shards, staging);
-    if (file) write_tensor(*file, parameter, whole, source.backend, host);
-  }
+  WeightsWriter(source, file ? &*file : nullptr).write_all();
   if (file) file->publish();
-  source.groups.world->barrier();  // nobody reports success before the file is there
+  source.world.barrier();  // nobody reports success before the file is there
 }
 
 WeightsInfo load_weights(const std::string& path, const std::string& tokenizer_hash,
-                         ParameterStore& store, Backend& backend) {
+                         ParameterStore& store, Backend& backend, ProcessGroup& world) {
   const Hdf5File file = Hdf5File::open(path);
   WeightsInfo info = read_info(file, path);
   check_usage(tokenizer_hash.empty() || info.tokenizer_hash == tokenizer_hash, path,
               " was trained with another tokenizer (hash ", info.tokenizer_hash, ", here ",
               tokenizer_hash, "); give the tokenizer options of that run");
-  const std::string problems = find_differences(file, store);
+  const std::string problems = find_differences(file, PieceTable(pieces_of(store), world));
   check_usage(problems.empty(), path, " does not fit the model:", problems,
               "\nUse the model options of the run that wrote it");
-  const Staging staging(store, backend);
-  std::vector<uint8_t> host;
-  for (int64_t i = 0; i < store.size(); ++i) {
-    Parameter& parameter = store[i];
-    const Tensor device = staging.tensor(parameter.shape, file.dtype(parameter.spec.name));
-    host.resize(static_cast<size_t>(device.bytes()));
-    Tensor tensor = device;
-    tensor.data = host.data();
-    tensor.device = Device::cpu;
-    file.read(parameter.spec.name, tensor);
-    backend.upload(device, host.data());
-    backend.copy(parameter.value, device);
-  }
+  read_pieces(file, store, backend);
   return info;
 }
 

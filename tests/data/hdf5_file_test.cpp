@@ -57,27 +57,42 @@ TEST(Hdf5File, TensorsOfEveryTypeComeBack) {
   EXPECT_EQ(file.shape("empty").to_string(), "[0, 4]");
 }
 
-TEST(Hdf5File, RowsAreWrittenAndReadApart) {
+TEST(Hdf5File, BlocksAreWrittenAndReadApart) {
   const TemporaryFolder folder;
+  using Index = std::vector<int64_t>;
   std::vector<float> values = {0, 1, 2, 3, 4, 5, 6, 7};
   {
     Hdf5File file = Hdf5File::create(folder / "w.h5");
     file.create_dataset("w", {4, 2}, DType::f32);
-    file.write_rows("w", 3, cpu_tensor(values.data() + 6, {1, 2}));
-    file.write_rows("w", 0, cpu_tensor(values.data(), {3, 2}));
+    file.write_block("w", Index{3, 0}, cpu_tensor(values.data() + 6, {1, 2}));
+    std::vector<float> left = {0, 2, 4};
+    std::vector<float> right = {1, 3, 5};
+    file.write_block("w", Index{0, 1}, cpu_tensor(right.data(), {3, 1}));
+    file.write_block("w", Index{0, 0}, cpu_tensor(left.data(), {3, 1}));
+    file.create_dataset("v", {5}, DType::f32);
+    file.write_block("v", Index{2}, cpu_tensor(values.data(), {3}));
     file.publish();
   }
   const Hdf5File file = Hdf5File::open(folder / "w.h5");
-  std::vector<float> rows(4);
-  file.read_rows("w", 2, cpu_tensor(rows.data(), {2, 2}));
-  EXPECT_THAT(rows, ElementsAre(4, 5, 6, 7));
+  std::vector<float> whole(8);
+  file.read("w", cpu_tensor(whole.data(), {4, 2}));
+  EXPECT_EQ(whole, values);
+  std::vector<float> block(2);
+  file.read_block("w", Index{1, 1}, cpu_tensor(block.data(), {2, 1}));
+  EXPECT_THAT(block, ElementsAre(3, 5));
+  file.read_block("v", Index{3}, cpu_tensor(block.data(), {2}));
+  EXPECT_THAT(block, ElementsAre(1, 2));
   EXPECT_THAT(message_of([&] {
-                file.read_rows("w", 3, cpu_tensor(rows.data(), {2, 2}));
+                file.read_block("w", Index{3, 1}, cpu_tensor(block.data(), {1, 2}));
               }),
-              HasSubstr("w is [4, 2]; a tensor [2, 2] at row 3 does not fit"));
-  EXPECT_THROW(file.read_rows("w", -1, cpu_tensor(rows.data(), {2, 2})), Error);
-  EXPECT_THROW(file.read_rows("w", 0, cpu_tensor(rows.data(), {4, 1})), Error);
-  EXPECT_THROW(file.read("w", cpu_tensor(rows.data(), {2, 2})), Error);
+              HasSubstr("w is [4, 2]; a tensor [1, 2] at [3, 1] does not fit"));
+  const auto read_at = [&](const Index& first, const Shape& shape) {
+    file.read_block("w", first, cpu_tensor(block.data(), shape));
+  };
+  EXPECT_THROW(read_at({-1, 0}, {1, 2}), Error);
+  EXPECT_THROW(read_at({0}, {1, 2}), Error);
+  EXPECT_THROW(read_at({0, 0}, {2}), Error);
+  EXPECT_THROW(file.read("w", cpu_tensor(block.data(), {1, 2})), Error);
 }
 
 TEST(Hdf5File, AttributesHoldLongTexts) {

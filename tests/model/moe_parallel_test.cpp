@@ -154,12 +154,11 @@ TEST_P(MoeMesh, EqualsOneRankWhenOneExpertGetsEverything) {
 // Per rank with n rows, M = n k choices, m rows received (before expert_tp), H wide, e bytes per
 // element and a per accumulator. All-to-all over ep: 8 E of counts; M (H e + a) out and m H e back
 // in the forward; M H e out and m (H e + a) back in the backward. All-gather over expert_tp: 8 E of
-// counts, m (H e + a) and then m H e.
+// counts, m (H e + a) and then m H e. All-reduce over tp and over cp: 8 E of counts.
 TEST_P(MoeMesh, MovesTheBytesOfTheClosedFormula) {
   const MeshCase& c = GetParam();
   const DeviceMesh mesh = c.mesh();
   const ModelConfig config = moe_config();
-  const auto x = inputs(c.dp, "x");
   run_thread_ranks(c.world(), [&](ThreadRank& rank) {
     ProcessGroups groups = rank.process_groups(mesh);
     MoeTestLayer moe(config, groups, DType::bf16);
@@ -181,6 +180,8 @@ TEST_P(MoeMesh, MovesTheBytesOfTheClosedFormula) {
     const int64_t all = moe.saved.route.rows();
     EXPECT_EQ(groups.expert_tp->traffic(Collective::reduce_scatter).bytes,
               c.expert_tp > 1 ? all * (2 * row + weight) : 0);
+    EXPECT_EQ(groups.tp->traffic(Collective::all_reduce).bytes, c.tp > 1 ? counts : 0);
+    EXPECT_EQ(groups.cp->traffic(Collective::all_reduce).bytes, c.cp > 1 ? counts : 0);
     // Dropless: every choice arrives once.
     const int64_t arrived = groups.world->all_reduce(received, ReduceOp::sum);
     EXPECT_EQ(arrived, choices * c.world());

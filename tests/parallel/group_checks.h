@@ -96,6 +96,14 @@ void check_all_to_all(ProcessGroup& group);
 void check_broadcast(ProcessGroup& group);
 /// Two messages to the next rank, one back from it, one to oneself.
 void check_exchange(ProcessGroup& group);
+/// Messages on several channels, sent and awaited in different orders, with collectives between.
+void check_channels(ProcessGroup& group);
+/// Asynchronous messages around the ring until everyone has its own again.
+void check_ring(ProcessGroup& group);
+/// Messages between pairs, in different numbers.
+void check_pairs(ProcessGroup& group);
+/// Time inside collectives is counted, time outside is not.
+void check_waiting_time(ProcessGroup& group);
 /// Everything above and below, for all dtypes.
 void check_all_collectives(ProcessGroup& group);
 

@@ -1,6 +1,9 @@
 // Checks of process groups that need no template: asynchronous work, messages, traffic, bits.
 #include "tests/parallel/group_checks.h"
 
+#include <chrono>
+#include <thread>
+
 namespace phalanx::test {
 
 void check_async(ProcessGroup& group) {
@@ -84,6 +87,105 @@ void check_exchange(ProcessGroup& group) {
   for (const float value : own_in) expect_equal(value, 5.0, group, "exchange", 2);
 }
 
+/// What message `number` on `channel` from `rank` holds.
+static std::vector<int64_t> message_values(int rank, int channel, int number) {
+  return std::vector<int64_t>(static_cast<size_t>(1 + 600 * channel),
+                              rank * 100 + channel * 10 + number);
+}
+
+void check_channels(ProcessGroup& group) {
+  if (group.size() == 1) return;  // nobody to send to
+  const int next = (group.rank() + 1) % group.size();
+  const int previous = (group.rank() + group.size() - 1) % group.size();
+  constexpr int kNumChannels = 4;
+  constexpr int kNumMessages = 3;  // per channel: must keep their order
+  std::vector<std::vector<int64_t>> sent;
+  std::vector<std::vector<int64_t>> received;
+  std::vector<PendingWork> works;
+  sent.reserve(kNumChannels * kNumMessages);
+  received.reserve(kNumChannels * kNumMessages);
+  for (int number = 0; number < kNumMessages; ++number)
+    for (int channel = 0; channel < kNumChannels; ++channel) {
+      sent.push_back(message_values(group.rank(), channel, number));
+      const Exchange message{.peer = next, .send = flat(sent.back()), .channel = channel};
+      works.push_back(group.exchange_async({&message, 1}));
+    }
+  check_all_reduce<float>(group);  // is not confused by messages under way
+  check_all_to_all(group);
+  for (int channel = kNumChannels - 1; channel >= 0; --channel)
+    for (int number = 0; number < kNumMessages; ++number) {
+      received.emplace_back(message_values(previous, channel, number).size());
+      const Exchange message{
+          .peer = previous, .receive = flat(received.back()), .channel = channel};
+      works.push_back(group.exchange_async({&message, 1}));
+    }
+  while (!works.empty()) {  // the receives first, in another order than they were posted
+    works.back()->wait();
+    works.pop_back();
+  }
+  size_t place = 0;
+  for (int channel = kNumChannels - 1; channel >= 0; --channel)
+    for (int number = 0; number < kNumMessages; ++number, ++place)
+      check(received[place] == message_values(previous, channel, number), "message ", number,
+            " on channel ", channel, " from rank ", previous, " holds ", received[place].front());
+}
+
+void check_ring(ProcessGroup& group) {
+  const int n = group.size();
+  std::vector<double> x = values_of<double>(group.rank(), 801);
+  std::vector<double> arriving(x.size());
+  for (int step = 1; step <= n; ++step) {
+    const Exchange both_ways[] = {{.peer = (group.rank() + 1) % n, .send = flat(x)},
+                                  {.peer = (group.rank() + n - 1) % n, .receive = flat(arriving)}};
+    const Exchange to_oneself{.peer = 0, .send = flat(x), .receive = flat(arriving)};
+    group.exchange_async(n == 1 ? std::span(&to_oneself, 1) : std::span(both_ways))->wait();
+    std::swap(x, arriving);
+    const int origin = (group.rank() + n - step) % n;
+    for (int64_t i = 0; i < 801; ++i)
+      expect_equal(x[static_cast<size_t>(i)], value_at<double>(origin, i), group, "ring", i);
+  }
+}
+
+/// Pairs of ranks talk as often as they like; nobody else is needed.
+void check_pairs(ProcessGroup& group) {
+  const int peer = group.rank() ^ 1;
+  const int num_messages = peer < group.size() ? 1 + 3 * (group.rank() / 2) : 0;
+  for (int number = 0; number < num_messages; ++number) {
+    std::vector<int64_t> out(900, group.rank() * 100 + number);
+    std::vector<int64_t> in(900);
+    const Exchange message{.peer = peer, .send = flat(out), .receive = flat(in)};
+    group.exchange({&message, 1});
+    expect_equal(static_cast<double>(in.back()), peer * 100 + number, group, "pair", number);
+  }
+  group.barrier();
+}
+
+void check_waiting_time(ProcessGroup& group) {
+  const auto now = [] { return std::chrono::steady_clock::now(); };
+  const auto seconds = [](auto duration) {
+    return std::chrono::duration<double>(duration).count();
+  };
+  constexpr std::chrono::milliseconds kNap{40};
+  const double before = group.waiting_seconds();
+  const auto begin = now();
+  group.barrier();
+  if (group.rank() == 0) std::this_thread::sleep_for(kNap);
+  std::vector<float> x(4);
+  const int next = (group.rank() + 1) % group.size();
+  const Exchange from_first{.peer = group.rank() == 0 ? next : 0,
+                            .send = group.rank() == 0 ? flat(x) : Tensor{},
+                            .receive = group.rank() == 0 ? Tensor{} : flat(x)};
+  if (group.size() > 1 && group.rank() < 2) group.exchange({&from_first, 1});
+  const double elapsed = seconds(now() - begin);
+  const double waited = group.waiting_seconds() - before;
+  if (group.size() == 1) expect_equal(waited, 0, group, "waiting time", 0);
+  check(0 <= waited && waited <= elapsed - (group.rank() == 0 ? seconds(kNap) : 0), "rank ",
+        group.rank(), " waited ", waited, " s of ", elapsed);
+  // Half of it: rank 1 may be late itself between its two calls.
+  if (group.rank() == 1)
+    check(waited >= 0.5 * seconds(kNap), "waited only ", waited, " s for a rank that slept");
+}
+
 static void check_traffic(ProcessGroup& group) {
   const auto expect = [&](Collective operation, int64_t bytes, auto&& body) {
     const Traffic before = group.traffic(operation);
@@ -155,6 +257,10 @@ void check_all_collectives(ProcessGroup& group) {
   check_all_to_all(group);
   check_broadcast(group);
   check_exchange(group);
+  check_channels(group);
+  check_ring(group);
+  check_pairs(group);
+  check_waiting_time(group);
   check_traffic(group);
   check_deterministic(group);
   group.barrier();

@@ -6,6 +6,7 @@
 #include "parallel/mpi_process_group.h"
 #include "parallel/process_groups.h"
 #include "tests/parallel/group_checks.h"
+#include "tests/parallel/pipeline_checks.h"
 
 namespace phalanx::test {
 namespace {
@@ -23,6 +24,15 @@ void check_pieces(const MpiSession& session) {
   check_all_to_all(group);
   check_broadcast(group);
   check_exchange(group);
+  check_channels(group);
+  check_ring(group);
+}
+
+/// Every schedule, on as many stages as there are ranks.
+void check_pipelines(ProcessGroup& pp) {
+  for (const PipelineCase& run : pipeline_cases(pp.size(), 3)) check_pipeline(pp, run);
+  const BeforeAction sleep = random_sleep(static_cast<uint64_t>(pp.rank()));
+  for (const PipelineCase& run : pipeline_cases(pp.size(), 2)) check_pipeline(pp, run, sleep);
 }
 
 /// With a code made by hand: a provoked failure leaves MPI in an undefined state.
@@ -47,6 +57,7 @@ void run(const MpiSession& session, bool fail_on_purpose) {
   check_all_collectives(*groups.world);
   check_all_collectives(*groups.tp);
   check_pieces(session);
+  check_pipelines(*groups.world);
   if (session.size() % 2 == 0) {
     const ParallelConfig config{.tensor_model_parallel_size = 2};
     const ProcessGroups cut = make_mpi_process_groups(DeviceMesh(config, session.size()));

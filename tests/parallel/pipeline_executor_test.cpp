@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 
 #include "parallel/thread_process_group.h"
+#include "tests/allocation_count.h"
 #include "tests/parallel/pipeline_checks.h"
 
 namespace phalanx::test {
@@ -11,17 +12,17 @@ namespace {
 
 using Kind = PipelineScheduleKind;
 
-class PipelineExecutor : public testing::TestWithParam<int> {};
-INSTANTIATE_TEST_SUITE_P(Ranks, PipelineExecutor, testing::Values(1, 2, 3, 4, 7));
+class PipelineRun : public testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Ranks, PipelineRun, testing::Values(1, 2, 3, 4, 7));
 
-TEST_P(PipelineExecutor, EverySchedule) {
+TEST_P(PipelineRun, EverySchedule) {
   run_thread_ranks(GetParam(), [](ThreadRank& rank) {
     const auto pp = rank.world_group();
     for (const PipelineCase& run : pipeline_cases(pp->size(), 3)) check_pipeline(*pp, run);
   });
 }
 
-TEST_P(PipelineExecutor, EveryScheduleWithRanksThatSleep) {
+TEST_P(PipelineRun, EveryScheduleWithRanksThatSleep) {
   run_thread_ranks(GetParam(), [](ThreadRank& rank) {
     const auto pp = rank.world_group();
     const BeforeAction sleep = random_sleep(static_cast<uint64_t>(rank.rank()));
@@ -29,7 +30,7 @@ TEST_P(PipelineExecutor, EveryScheduleWithRanksThatSleep) {
   });
 }
 
-TEST(PipelineExecutor, ManyRanksAndChunksEndWithRendezvousMessages) {
+TEST(PipelineRun, ManyRanksAndChunksEndWithRendezvousMessages) {
   run_thread_ranks(8, [](ThreadRank& rank) {
     const auto pp = rank.world_group();
     check_pipeline(*pp, {Kind::interleaved, false, 4, 16});
@@ -38,7 +39,7 @@ TEST(PipelineExecutor, ManyRanksAndChunksEndWithRendezvousMessages) {
   });
 }
 
-TEST_P(PipelineExecutor, ARankThatFailsEndsAll) {
+TEST_P(PipelineRun, ARankThatFailsEndsAll) {
   const int num_ranks = GetParam();
   const auto run = [&](int failing, size_t after, const PipelineCase& test_case) {
     run_thread_ranks(num_ranks, [&](ThreadRank& rank) {
@@ -59,6 +60,27 @@ TEST_P(PipelineExecutor, ARankThatFailsEndsAll) {
                     testing::ThrowsMessage<Error>(testing::HasSubstr("out of ink")));
 }
 
+// A stage of which only the allocations of the executor are left.
+class IdleStage final : public PipelineStage {
+ public:
+  Tensor forward_buffer(int64_t, int64_t) override { return {}; }
+  Tensor backward_buffer(int64_t, int64_t) override { return {}; }
+  Tensor forward(const PipelineAction&) override { return {}; }
+  Tensor backward(const PipelineAction&, bool) override { return {}; }
+  void backward_weight(const PipelineAction&, bool) override {}
+};
+
+TEST(PipelineRun, ARankAloneAllocatesNothingPerStep) {
+  run_thread_ranks(1, [](ThreadRank& rank) {
+    const auto pp = rank.world_group();
+    IdleStage stage;
+    PipelineExecutor executor(actions_of(*pp, {Kind::zero_bubble, false, 1, 6}), *pp, 1);
+    const int64_t before = count_allocations_of_this_thread();
+    for (int step = 0; step < 3; ++step) executor.run(stage);
+    EXPECT_EQ(count_allocations_of_this_thread(), before);
+  });
+}
+
 // Ranks that disagree about a tensor's size.
 class ShrinkingStage final : public PipelineStage {
  public:
@@ -74,7 +96,7 @@ class ShrinkingStage final : public PipelineStage {
   std::vector<float> values_;
 };
 
-TEST(PipelineExecutor, SizesThatDoNotFitAreNamed) {
+TEST(PipelineRun, SizesThatDoNotFitAreNamed) {
   const auto run = [] {
     run_thread_ranks(2, [](ThreadRank& rank) {
       const auto pp = rank.group("pp", {0, 1});

@@ -87,6 +87,71 @@ TEST(ThreadGroups, ARankThatDropsItsWorkDoesNotHang) {
   EXPECT_THAT(run, testing::ThrowsMessage<Error>(HasSubstr("failed while reducing")));
 }
 
+TEST(ThreadGroups, MessagesEndWhenTheOtherEndFails) {
+  for (const bool sends : {false, true}) {
+    std::atomic<int> poisoned = 0;
+    const auto run = [&] {
+      run_thread_ranks(3, [&](ThreadRank& rank) {
+        const auto group = rank.world_group();
+        if (rank.rank() == 0) fail("rank zero has no stamps");
+        std::vector<float> x(4);
+        const Exchange message{
+            .peer = 0, .send = sends ? flat(x) : Tensor{}, .receive = sends ? Tensor{} : flat(x)};
+        const PendingWork work = group->exchange_async({&message, 1});
+        try {
+          work->wait();
+        } catch (const PoisonedError&) {
+          ++poisoned;
+          throw;
+        }
+      });
+    };
+    EXPECT_THAT(run, testing::ThrowsMessage<Error>(HasSubstr("no stamps")));
+    EXPECT_EQ(poisoned, 2);
+  }
+}
+
+TEST(ThreadGroups, ADroppedMessageIsNeitherReadNorWritten) {
+  const auto run = [] {
+    run_thread_ranks(2, [](ThreadRank& rank) {
+      const auto group = rank.world_group();
+      std::vector<float> x(1000, 1.0F);
+      const Exchange message{.peer = 1 - rank.rank(),
+                             .send = rank.rank() == 0 ? flat(x) : Tensor{},
+                             .receive = rank.rank() == 0 ? Tensor{} : flat(x)};
+      if (rank.rank() == 0) {
+        { const PendingWork dropped = group->exchange_async({&message, 1}); }
+        fail("rank zero took its letter back");
+      }
+      while (true) group->barrier();
+    });
+  };
+  EXPECT_THAT(run, testing::ThrowsMessage<Error>(HasSubstr("took its letter back")));
+}
+
+TEST(ThreadGroups, MessagesOfDifferentSizesAreNamed) {
+  std::atomic<int> told = 0;
+  const auto run = [&] {
+    run_thread_ranks(2, [&](ThreadRank& rank) {
+      const auto group = rank.world_group();
+      std::vector<float> x(static_cast<size_t>(2 + rank.rank()));
+      const Exchange message{.peer = 1 - rank.rank(),
+                             .send = rank.rank() == 0 ? flat(x) : Tensor{},
+                             .receive = rank.rank() == 0 ? Tensor{} : flat(x),
+                             .channel = 5};
+      EXPECT_THAT(
+          [&] {
+            group->exchange({&message, 1});
+          },
+          testing::ThrowsMessage<Error>(
+              HasSubstr("group world: rank 0 sends 8 bytes on channel 5, rank 1 expects 12")));
+      ++told;
+    });
+  };
+  run();
+  EXPECT_EQ(told, 2);
+}
+
 TEST(ThreadGroups, MismatchedCallsAreNamed) {
   const auto run = [] {
     run_thread_ranks(2, [](ThreadRank& rank) {
@@ -113,6 +178,12 @@ TEST(ThreadGroups, WrongShapesNameGroupAndNumbers) {
     EXPECT_THAT([&] { group->all_gather_in_place(flat(x), counts); },
                 testing::ThrowsMessage<Error>(HasSubstr("sum to 4 for 5 elements")));
     EXPECT_THROW(group->broadcast(flat(x), 2), Error);
+    const Exchange message{.peer = 1 - rank.rank(), .send = flat(x), .channel = kMaxChannel + 1};
+    EXPECT_THAT(
+        [&] {
+          group->exchange({&message, 1});
+        },
+        testing::ThrowsMessage<Error>(HasSubstr("channel 32767")));
   });
 }
 

@@ -28,7 +28,7 @@ struct Model {
                                                        config.optimizer);
     optimizer->initialise(seed);
   }
-  WeightsSource source() { return {store, *optimizer, backend, groups}; }
+  WeightsSource source() { return {store, optimizer->shards(), backend, *groups.world}; }
   template <class T = float>
   std::vector<T> values() const {
     const T* data = store.flat_value().as<T>();
@@ -63,7 +63,7 @@ TEST(WeightsFile, RoundTripIsExactAndKeepsTheAttributes) {
   save_weights(path, kInfo, written.source());
   Model read(tiny_run(), 2);
   ASSERT_NE(read.values(), written.values());
-  const WeightsInfo info = load_weights(path, "abc", read.store, read.backend);
+  const WeightsInfo info = load_weights(path, "abc", read.store, read.backend, *read.groups.world);
   EXPECT_EQ(read.values(), written.values());
   EXPECT_EQ(info.config_ini, kInfo.config_ini);
   EXPECT_EQ(info.step, 7);
@@ -96,16 +96,16 @@ TEST(WeightsFile, Bfloat16RunsWriteTheirSingleMastersFromAllRanks) {
     GradientBuffer gradients(store, backend, groups, {.bucket_size = 500});
     DistributedOptimizer optimizer(store, gradients, backend, groups, config.optimizer);
     optimizer.initialise(1);
-    save_weights(path, kInfo, {store, optimizer, backend, groups});
+    save_weights(path, kInfo, {store, optimizer.shards(), backend, *groups.world});
   });
   // The same seed in fp32 draws the same masters.
   const Model expected(tiny_run(), 1);
   Model read(tiny_run(), 2);
-  load_weights(path, "", read.store, read.backend);
+  load_weights(path, "", read.store, read.backend, *read.groups.world);
   EXPECT_EQ(read.values(), expected.values());
   // And a bf16 model gets them rounded.
   Model rounded(config, 2);
-  load_weights(path, "", rounded.store, rounded.backend);
+  load_weights(path, "", rounded.store, rounded.backend, *rounded.groups.world);
   EXPECT_EQ(static_cast<float>(rounded.values<BFloat16>()[5]),
             static_cast<float>(BFloat16(expected.values()[5])));
 }
@@ -120,8 +120,8 @@ TEST(WeightsFile, AnotherModelIsRefusedWithEveryDifference) {
   config.model.untie_embeddings_and_output_weights = true;
   Model other(config);
   const auto before = other.values();
-  const std::string text =
-      usage_error_of([&] { load_weights(path, "abc", other.store, other.backend); });
+  const std::string text = usage_error_of(
+      [&] { load_weights(path, "abc", other.store, other.backend, *other.groups.world); });
   EXPECT_THAT(text, testing::AllOf(testing::HasSubstr("missing: head.weight [384, 32]"),
                                    testing::HasSubstr("unexpected: layers.01.attention.q.weight"),
                                    testing::HasSubstr("layers.00.mlp.gate.weight is [48, 32]"),
@@ -133,14 +133,16 @@ TEST(WeightsFile, AnotherTokenizerIsRefused) {
   const std::string path = file_in("tokenizer");
   Model model(tiny_run());
   save_weights(path, kInfo, model.source());
-  EXPECT_THAT(usage_error_of([&] { load_weights(path, "xyz", model.store, model.backend); }),
+  EXPECT_THAT(usage_error_of([&] {
+                load_weights(path, "xyz", model.store, model.backend, *model.groups.world);
+              }),
               testing::HasSubstr("another tokenizer"));
 }
 
 TEST(WeightsFile, FilesThatAreNoWeightsAreRefused) {
   Model model(tiny_run());
   const auto load = [&](const std::string& path) {
-    load_weights(path, "", model.store, model.backend);
+    load_weights(path, "", model.store, model.backend, *model.groups.world);
   };
   const std::string folder = fresh_folder("bad");
   EXPECT_THROW(load(folder + "/absent.h5"), Error);

@@ -1,8 +1,9 @@
 // The public ops of mixture-of-experts layers: router, moving rows, grouped products. Each checks
 // its arguments, then hands over to the backend.
+#include "kernels/moe_ops.h"
+
 #include <numeric>
 
-#include "kernels/backend.h"
 #include "kernels/op_scope.h"
 
 namespace phalanx {
@@ -28,7 +29,7 @@ void check_places(const OpScope& scope, const Tensor& wide, const Tensor& narrow
 
 }  // namespace
 
-void Backend::router_forward(const RouterOutputs& outputs, const Tensor& logits) {
+void MoeOps::router_forward(const RouterOutputs& outputs, const Tensor& logits) {
   OpScope scope("router_forward", device());
   const int64_t rows = logits.shape.rows();
   const int64_t topk = outputs.experts.shape.back();
@@ -43,8 +44,8 @@ void Backend::router_forward(const RouterOutputs& outputs, const Tensor& logits)
   router_forward_impl(outputs, logits);
 }
 
-void Backend::router_loss(const Tensor& sums, const RouterOutputs& outputs,
-                          const RouterLossFactors& factors) {
+void MoeOps::router_loss(const Tensor& sums, const RouterOutputs& outputs,
+                         const RouterLossFactors& factors) {
   OpScope scope("router_loss", device());
   check_probabilities(scope, outputs.probabilities, outputs.logsumexp);
   scope.elements("sums", sums, 2, DType::f64);
@@ -52,8 +53,8 @@ void Backend::router_loss(const Tensor& sums, const RouterOutputs& outputs,
   router_loss_impl(sums, outputs, factors);
 }
 
-void Backend::router_backward(const Tensor& dlogits, const Tensor& dweights,
-                              const RouterOutputs& outputs, const RouterLossFactors& factors) {
+void MoeOps::router_backward(const Tensor& dlogits, const Tensor& dweights,
+                             const RouterOutputs& outputs, const RouterLossFactors& factors) {
   OpScope scope("router_backward", device());
   const Tensor& p = outputs.probabilities;
   check_probabilities(scope, p, outputs.logsumexp);
@@ -65,7 +66,7 @@ void Backend::router_backward(const Tensor& dlogits, const Tensor& dweights,
   router_backward_impl(dlogits, dweights, outputs, factors);
 }
 
-void Backend::sort_by_expert(const Tensor& places, const Tensor& counts, const Tensor& experts) {
+void MoeOps::sort_by_expert(const Tensor& places, const Tensor& counts, const Tensor& experts) {
   OpScope scope("sort_by_expert", device());
   scope.typed("experts", experts, DType::i32);
   scope.elements("places", places, experts.numel(), DType::i32);
@@ -73,14 +74,14 @@ void Backend::sort_by_expert(const Tensor& places, const Tensor& counts, const T
   sort_by_expert_impl(places, counts, experts);
 }
 
-void Backend::permute_rows(const Tensor& y, const Tensor& x, const Tensor& places) {
+void MoeOps::permute_rows(const Tensor& y, const Tensor& x, const Tensor& places) {
   OpScope scope("permute_rows", device());
   check_places(scope, y, x, places);
   permute_rows_impl(y, x, places);
 }
 
-void Backend::combine_rows(const Tensor& y, const Tensor& x, const Tensor& places,
-                           const Tensor& added) {
+void MoeOps::combine_rows(const Tensor& y, const Tensor& x, const Tensor& places,
+                          const Tensor& added) {
   OpScope scope("combine_rows", device());
   check_places(scope, x, y, places);
   if (added)
@@ -88,7 +89,7 @@ void Backend::combine_rows(const Tensor& y, const Tensor& x, const Tensor& place
   combine_rows_impl(y, x, places, added);
 }
 
-void Backend::scale_rows(const Tensor& y, const Tensor& x, const Tensor& factors) {
+void MoeOps::scale_rows(const Tensor& y, const Tensor& x, const Tensor& factors) {
   OpScope scope("scale_rows", device());
   scope.floating("x", x);
   scope.matrix("y", y, x.shape.rows(), x.shape.back(), x.dtype);
@@ -96,7 +97,7 @@ void Backend::scale_rows(const Tensor& y, const Tensor& x, const Tensor& factors
   scale_rows_impl(y, x, factors);
 }
 
-void Backend::row_dots(const Tensor& dots, const Tensor& a, const Tensor& b) {
+void MoeOps::row_dots(const Tensor& dots, const Tensor& a, const Tensor& b) {
   OpScope scope("row_dots", device());
   scope.floating("a", a);
   scope.matrix("b", b, a.shape.rows(), a.shape.back(), a.dtype);
@@ -104,8 +105,8 @@ void Backend::row_dots(const Tensor& dots, const Tensor& a, const Tensor& b) {
   row_dots_impl(dots, a, b);
 }
 
-void Backend::grouped_matmul(const Tensor& c, const Tensor& a, const Tensor& b,
-                             const GroupedMatmul& options) {
+void MoeOps::grouped_matmul(const Tensor& c, const Tensor& a, const Tensor& b,
+                            const GroupedMatmul& options) {
   OpScope scope("grouped_matmul", device());
   const MatmulOptions& product = options.product;
   const auto groups = static_cast<int64_t>(options.rows.size());
