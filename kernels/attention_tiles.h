@@ -14,8 +14,8 @@ namespace phalanx {
 /// Positions of copy `key_copy` that `query` sees when the pattern over original keys is full. For
 /// another pattern it holds inside each pattern block that the query's block sees. Hidden keys
 /// form one run too: the window and the chunk cut off the past, the copy order the own position.
-constexpr PositionRange visible_keys(const AttentionMask& mask, AttentionRow query, int64_t key_copy,
-                                int64_t document_start) {
+constexpr PositionRange visible_keys(const AttentionMask& mask, AttentionRow query,
+                                     int64_t key_copy, int64_t document_start) {
   const int64_t n = query.position;
   if (mask.visibility == CopyVisibility::naive) {
     return {document_start, key_copy <= query.copy ? n + 1 : n};
@@ -110,8 +110,8 @@ constexpr void for_each_key_block(const AttentionMask& mask, const QueryTile& ti
     for_each_causal_block(mask, tile, copy, keys.positions, block_size, visit);
   }
   if (naive || tile.last_copy == 0) return;
-  const int64_t first = std::max({keys.positions.begin, tile.first_document,
-                                  mask.first_hidden_position(tile.first_position)});
+  const int64_t first = std::max(
+      {keys.positions.begin, tile.first_document, mask.first_hidden_position(tile.first_position)});
   const int64_t end = std::min(keys.positions.end, tile.last_position + 1);
   for (int64_t copy = std::max<int64_t>(keys.first_copy, 1); copy < end_copy; ++copy) {
     for (int64_t begin = first; begin < end; begin += block_size) {

@@ -61,6 +61,12 @@ class Backend : public MoeOps {
   /// dx [S, B, K, H] at copy `copy` += dy [S, B, H].
   void accumulate_copy(const Tensor& dx, const Tensor& dy, int64_t copy);
 
+  // --- some positions of a tensor: dim -2, the last but one ---
+  /// y [.., n, D] = x [.., S, D] at positions `runs` (n in all, ascending), any floating dtype.
+  void gather_positions(const Tensor& y, const Tensor& x, std::span<const PositionRange> runs);
+  /// y [.., S, D] at positions `runs` += x [.., n, D]; y acc, x T.
+  void accumulate_positions(const Tensor& y, const Tensor& x, std::span<const PositionRange> runs);
+
   // --- RMSNorm: y = (x / sqrt(mean(x^2) + eps)) * weight over the last dim ---
   /// y, x [rows, H] T; rstd [rows] acc; weight [H] T. As in HybridNorm's code the normalised value
   /// is rounded to T before it is multiplied by the weight.
@@ -112,6 +118,13 @@ class Backend : public MoeOps {
   };
   void attention_backward(const AttentionBackward& arguments, const AttentionInputs& inputs);
 
+  /// Attention to further keys joins the sum so far, exactly: with
+  /// lse' = log(exp(lse) + exp(part_lse)), out = exp(lse - lse') out + exp(part_lse - lse') part.
+  /// In place: out [Sq, B, Kq, A*D] acc, lse [B, G, Sq, Kq*R] acc. part, of out's shape, is T or
+  /// acc; part_lse as lse. Rows that saw nothing on one side (-infinity) take the other.
+  void attention_merge(const Tensor& out, const Tensor& lse, const Tensor& part,
+                       const Tensor& part_lse);
+
   // --- SwiGLU: act = silu(gate) * up; gate_up [rows, 2F] = gate | up; act [rows, F] ---
   void swiglu_forward(const Tensor& act, const Tensor& gate_up);
   /// dgate_up may be gate_up.
@@ -152,6 +165,10 @@ class Backend : public MoeOps {
                                        int64_t vocab_begin) = 0;
   virtual void select_copy_impl(const Tensor& y, const Tensor& x, int64_t copy) = 0;
   virtual void accumulate_copy_impl(const Tensor& dx, const Tensor& dy, int64_t copy) = 0;
+  virtual void gather_positions_impl(const Tensor& y, const Tensor& x,
+                                     std::span<const PositionRange> runs) = 0;
+  virtual void accumulate_positions_impl(const Tensor& y, const Tensor& x,
+                                         std::span<const PositionRange> runs) = 0;
   virtual void rms_norm_forward_impl(const Tensor& y, const Tensor& rstd, const Tensor& x,
                                      const Tensor& weight, double epsilon) = 0;
   virtual void add_rms_norm_forward_impl(const AddRmsNorm& arguments) = 0;
@@ -169,6 +186,8 @@ class Backend : public MoeOps {
                                       const AttentionInputs& inputs) = 0;
   virtual void attention_backward_impl(const AttentionBackward& arguments,
                                        const AttentionInputs& inputs) = 0;
+  virtual void attention_merge_impl(const Tensor& out, const Tensor& lse, const Tensor& part,
+                                    const Tensor& part_lse) = 0;
   virtual void swiglu_forward_impl(const Tensor& act, const Tensor& gate_up) = 0;
   virtual void swiglu_backward_impl(const Tensor& dgate_up, const Tensor& dact,
                                     const Tensor& gate_up) = 0;

@@ -1,4 +1,5 @@
-// The public ops around attention: checks of rotary tables, heads and attention itself.
+// The public ops around attention: checks of rotary tables, heads, attention itself and the parts
+// it is put together from.
 #include "kernels/backend.h"
 #include "kernels/head_rows.h"
 #include "kernels/op_scope.h"
@@ -54,10 +55,9 @@ void check_heads(const OpScope& scope, const Tensor& heads, const Tensor& rows,
                 options.norm_width);
 }
 
-/// `runs` are ascending and hold the positions of dim `dim` of `tensor`, or are absent.
+/// `runs` are ascending and as many positions as `tensor` has in dim `dim`.
 void check_runs(const OpScope& scope, const char* name, const Tensor& tensor, int dim,
                 std::span<const PositionRange> runs) {
-  if (runs.empty()) return;
   int64_t count = 0;
   int64_t last = 0;
   for (const PositionRange& run : runs) {
@@ -80,15 +80,15 @@ void check_attention_inputs(const OpScope& scope, const AttentionInputs& inputs)
   scope.shape("k", k, {k.shape[0], q.shape[0], q.shape[1], k.shape[3], q.shape[4]}, q.dtype);
   scope.require(0 <= inputs.first_key_copy && 1 <= k.shape[0] &&
                     inputs.first_key_copy + k.shape[0] <= inputs.mask.copies,
-                "k", k, "in [Kk, B, G, S, D] holds copies from ", inputs.first_key_copy,
-                " on, of ", inputs.mask.copies, " in the mask");
+                "k", k, "in [Kk, B, G, S, D] holds copies from ", inputs.first_key_copy, " on, of ",
+                inputs.mask.copies, " in the mask");
   scope.shape("v", inputs.v, k.shape, q.dtype);
   scope.require(0 <= inputs.first_query_copy &&
                     inputs.first_query_copy + inputs.query_copies <= inputs.mask.copies,
                 "q", q, "holds copies from ", inputs.first_query_copy, " on, beyond the ",
                 inputs.mask.copies, " of the mask");
-  check_runs(scope, "q", q, 2, inputs.query_runs);
-  check_runs(scope, "k", k, 3, inputs.key_runs);
+  if (!inputs.query_runs.empty()) check_runs(scope, "q", q, 2, inputs.query_runs);
+  if (!inputs.key_runs.empty()) check_runs(scope, "k", k, 3, inputs.key_runs);
   if (inputs.document_start)
     scope.shape("document_start", inputs.document_start, {q.shape[0], q.shape[2]}, DType::i32);
 }
@@ -169,6 +169,58 @@ void Backend::attention_backward(const AttentionBackward& arguments,
   scope.shape("dk", arguments.gradients.dk, inputs.k.shape, inputs.q.dtype);
   scope.shape("dv", arguments.gradients.dv, inputs.k.shape, inputs.q.dtype);
   attention_backward_impl(arguments, inputs);
+}
+
+void Backend::attention_merge(const Tensor& out, const Tensor& lse, const Tensor& part,
+                              const Tensor& part_lse) {
+  OpScope scope("attention_merge", device());
+  scope.floating("part", part);
+  scope.rank("out", out, 4);
+  scope.rank("lse", lse, 4);
+  const DType acc = accumulator_dtype(part.dtype);
+  scope.shape("out", out, part.shape, acc);
+  scope.typed("lse", lse, acc);
+  scope.shape("part_lse", part_lse, lse.shape, acc);
+  const Shape& rows = lse.shape;
+  scope.require(rows[2] == out.shape[0] && rows[0] == out.shape[1] && rows[3] % out.shape[2] == 0 &&
+                    out.shape[3] % (rows[1] * rows[3] / out.shape[2]) == 0,
+                "lse", lse, "must be [B, G, Sq, Kq*R] for out [Sq, B, Kq, A*D] of ",
+                out.shape.to_string());
+  attention_merge_impl(out, lse, part, part_lse);
+}
+
+namespace {
+
+/// `part` is `whole` at `runs` of dim -2.
+void check_positions(const OpScope& scope, const Tensor& whole, const Tensor& part,
+                     std::span<const PositionRange> runs) {
+  const int dim = whole.shape.rank() - 2;
+  scope.require(dim >= 0 && part.shape.rank() == dim + 2 &&
+                    part.shape == whole.shape.with_dim(dim, part.shape[dim]),
+                "x or y", part, "must be ", whole.shape.to_string(), " but for dim -2");
+  check_runs(scope, "x or y", part, dim, runs);
+  scope.require(runs.empty() || runs.back().end <= whole.shape[dim], "x or y", whole,
+                "has no position ", runs.empty() ? 0 : runs.back().end - 1);
+}
+
+}  // namespace
+
+void Backend::gather_positions(const Tensor& y, const Tensor& x,
+                               std::span<const PositionRange> runs) {
+  OpScope scope("gather_positions", device());
+  scope.floating("y", y);
+  scope.typed("x", x, y.dtype);
+  check_positions(scope, x, y, runs);
+  gather_positions_impl(y, x, runs);
+}
+
+void Backend::accumulate_positions(const Tensor& y, const Tensor& x,
+                                   std::span<const PositionRange> runs) {
+  OpScope scope("accumulate_positions", device());
+  scope.floating("x", x);
+  scope.typed("y", y, accumulator_dtype(x.dtype));
+  check_positions(scope, y, x, runs);
+  accumulate_positions_impl(y, x, runs);
 }
 
 }  // namespace phalanx

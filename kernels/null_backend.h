@@ -28,6 +28,10 @@ class NullBackend final : public Backend {
   void embedding_backward_impl(const Tensor&, const Tensor&, const Tensor&, int64_t) override {}
   void select_copy_impl(const Tensor&, const Tensor&, int64_t) override {}
   void accumulate_copy_impl(const Tensor&, const Tensor&, int64_t) override {}
+  void gather_positions_impl(const Tensor&, const Tensor&,
+                             std::span<const PositionRange>) override {}
+  void accumulate_positions_impl(const Tensor&, const Tensor&,
+                                 std::span<const PositionRange>) override {}
   void rms_norm_forward_impl(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                              double) override {}
   void add_rms_norm_forward_impl(const AddRmsNorm&) override {}
@@ -40,6 +44,7 @@ class NullBackend final : public Backend {
   void split_heads_backward_impl(const SplitHeadsBackward&, const SplitHeads&) override {}
   void attention_forward_impl(const Tensor&, const Tensor&, const AttentionInputs&) override {}
   void attention_backward_impl(const AttentionBackward&, const AttentionInputs&) override {}
+  void attention_merge_impl(const Tensor&, const Tensor&, const Tensor&, const Tensor&) override {}
   void swiglu_forward_impl(const Tensor&, const Tensor&) override {}
   void swiglu_backward_impl(const Tensor&, const Tensor&, const Tensor&) override {}
   void cross_entropy_forward_impl(const Tensor&, const Tensor&,

@@ -26,8 +26,8 @@ std::vector<std::string> validate_context(int64_t positions, int64_t size, int64
   const int64_t step = 2 * size * multiple;
   if (positions > 0 && positions % step == 0) return {};
   const int64_t below = positions / step * step;
-  const std::string nearest = below > 0 ? fmt::format("{} or {}", below, below + step)
-                                        : fmt::format("{}", below + step);
+  const std::string nearest =
+      below > 0 ? fmt::format("{} or {}", below, below + step) : fmt::format("{}", below + step);
   return {fmt::format(
       "seq-length {} cannot be cut into 2 x context-parallel-size {} pieces of a multiple of {} "
       "positions; try seq-length {}",

@@ -37,8 +37,8 @@ Attention::Attention(const LayerContext& context, QueryRows query_rows)
       head_dim_(context.config.head_dim()),
       epsilon_(context.config.norm_epsilon),
       copy_position_(context.config.phd_rope_position),
-      mask_(attention_mask(context.config, context.layer)),
       recompute_(context.recompute),
+      context_attention_(ops_, context.cp, attention_mask(context.config, context.layer)),
       qkv_(context.parallel,
            {{context.name("attention.q.weight"), heads_of(context.config, true) * head_dim_},
             {context.name("attention.k.weight"), heads_of(context.config, false) * head_dim_,
@@ -158,7 +158,6 @@ AttentionInputs Attention::attention_inputs(const Saved& saved,
   return {.q = saved.q,
           .k = saved.k,
           .v = saved.v,
-          .mask = mask_,
           .document_start = inputs.document_start,
           .scale = 1.0 / std::sqrt(static_cast<double>(head_dim_)),
           .query_copies = query_copies_,
@@ -173,12 +172,13 @@ void Attention::forward(const Tensor& y, const Tensor& x, Saved& saved, Memory& 
   saved.k_sums = full_width_sums(k_, saved.kv_rows, memory);
   const ArenaScope scope(memory.scratch);
   Arena& arena = recompute_ == Recompute::attention ? memory.scratch : memory.saved;
-  const Tensor out = attend(saved, arena, inputs);
+  const Tensor out = attend(saved, arena, memory.scratch, inputs);
   out_.forward(y.as_matrix(), out.as_matrix(), saved.out_linear, memory);
 }
 
 // What recomputation makes again: heads from the projections' rows, and attention.
-Tensor Attention::attend(Saved& saved, Arena& arena, const SequenceInputs& inputs) const {
+Tensor Attention::attend(Saved& saved, Arena& arena, Arena& scratch,
+                         const SequenceInputs& inputs) const {
   const DType dtype = saved.q_rows.dtype;
   const int64_t s = inputs.positions;
   const int64_t b = inputs.sequences;
@@ -194,7 +194,7 @@ Tensor Attention::attend(Saved& saved, Arena& arena, const SequenceInputs& input
   saved.lse =
       arena.tensor("attention.lse", {b, local_groups_, s, queries[3]}, accumulator_dtype(dtype));
   const Tensor out = arena.tensor("attention.out", {s, b, query_copies_, q_.local_width}, dtype);
-  ops_.attention_forward(out, saved.lse, attention_inputs(saved, inputs));
+  context_attention_.forward(out, saved.lse, attention_inputs(saved, inputs), scratch);
   return out;
 }
 
@@ -227,7 +227,7 @@ void Attention::backward(const Tensor& dx, const Tensor& dy, const Saved& kept, 
   if (recompute_ == Recompute::attention) {
     // The weight half of a split backward reads the output later than this scratch memory lives.
     Arena& arena = memory.deferred != nullptr ? memory.saved : scratch;
-    saved.out_linear.x = attend(saved, arena, inputs).as_matrix();
+    saved.out_linear.x = attend(saved, arena, memory.scratch, inputs).as_matrix();
   }
   const Tensor& out = saved.out_linear.x;
   const Tensor dout = scratch.tensor("attention.dout", out.shape, dy.dtype);
@@ -238,12 +238,12 @@ void Attention::backward(const Tensor& dx, const Tensor& dy, const Saved& kept, 
   const Tensor dv = scratch.tensor("attention.dv", saved.v.shape, dy.dtype);
   const Tensor delta = scratch.tensor("attention.delta", saved.lse.shape, saved.lse.dtype);
   const Shape rows{inputs.positions, inputs.sequences, query_copies_, q_.local_width};
-  ops_.attention_backward({.gradients = {dq, dk, dv},
-                           .delta = delta,
-                           .dout = dout.view(rows),
-                           .out = out.view(rows),
-                           .lse = saved.lse},
-                          attention_inputs(saved, inputs));
+  context_attention_.backward({.gradients = {dq, dk, dv},
+                               .delta = delta,
+                               .dout = dout.view(rows),
+                               .out = out.view(rows),
+                               .lse = saved.lse},
+                              attention_inputs(saved, inputs), scratch);
 
   const Tensor dkv_rows = scratch.tensor("attention.dqkv", saved.kv_rows.shape, dy.dtype);
   split_backward(Role::key, dkv_rows, dk, saved, memory, inputs);

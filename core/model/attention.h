@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "core/model/context_attention.h"
 #include "core/model/layer_context.h"
 #include "kernels/base/arena.h"
 #include "parallel/tensor_parallel.h"
@@ -52,7 +53,7 @@ class Attention {
   Tensor full_width_sums(const Head& head, const Tensor& rows, Memory& memory) const;
   void split_backward(Role role, const Tensor& drows, const Tensor& dheads, const Saved& saved,
                       Memory& memory, const SequenceInputs& inputs);
-  Tensor attend(Saved& saved, Arena& arena, const SequenceInputs& inputs) const;
+  Tensor attend(Saved& saved, Arena& arena, Arena& scratch, const SequenceInputs& inputs) const;
   AttentionInputs attention_inputs(const Saved& saved, const SequenceInputs& inputs) const;
   const Head& head(Role role) const;
 
@@ -67,8 +68,8 @@ class Attention {
   int64_t head_dim_;
   double epsilon_;
   CopyPosition copy_position_;
-  AttentionMask mask_;
   Recompute recompute_;
+  ContextAttention context_attention_;
   ColumnParallelLinear qkv_;
   RowParallelLinear out_;
   Head q_;

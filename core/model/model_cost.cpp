@@ -92,8 +92,13 @@ ParameterCount parameter_count(const ModelConfig& config) {
 }
 
 VisiblePairs visible_pairs(const AttentionMask& mask, int64_t positions, int64_t first_query_copy) {
+  return visible_pairs(mask, PositionRange{0, positions}, first_query_copy);
+}
+
+VisiblePairs visible_pairs(const AttentionMask& mask, PositionRange positions,
+                           int64_t first_query_copy) {
   VisiblePairs pairs;
-  for (int64_t n = 0; n < positions; ++n) {
+  for (int64_t n = positions.begin; n < positions.end; ++n) {
     const int64_t originals = visible_originals(mask, n);
     for (int64_t copy = first_query_copy; copy < mask.copies; ++copy) {
       pairs.original += originals;

@@ -28,6 +28,11 @@ struct VisiblePairs {
   int64_t hidden = 0;
 };
 
+/// Pairs of the queries with copy >= first_query_copy at `positions` of a sequence without document
+/// masking: what a rank that holds them has to do. O(positions * copies) time.
+VisiblePairs visible_pairs(const AttentionMask& mask, PositionRange positions,
+                           int64_t first_query_copy = 0);
+
 /// Pairs of the queries with copy >= first_query_copy in a sequence of `positions` tokens without
 /// document masking. O(positions * copies) time.
 VisiblePairs visible_pairs(const AttentionMask& mask, int64_t positions,

@@ -163,8 +163,8 @@ void attend_block(ForwardTile<T>& tile, const AttentionProblem<T>& problem, cons
   const auto factor = static_cast<typename ForwardTile<T>::Real>(problem.inputs.scale * kLog2E);
   cover_block(tile.cover, problem.inputs.mask, tile.rows, block);
   const int64_t count = block.end - block.begin;
-  const int64_t index = problem.key_index(block.copy - problem.inputs.first_key_copy,
-                                          tile.rows.pair, row);
+  const int64_t index =
+      problem.key_index(block.copy - problem.inputs.first_key_copy, tile.rows.pair, row);
   const auto keys = load_rows(problem, problem.k + index, count, tile.key_rows);
   score_block<T>(tile.cover, keys, tile.queries, problem.width, tile.scores);
   const auto values = pack_interleaved<T>(
@@ -211,10 +211,9 @@ void forward(const Tensor& out, const Tensor& lse, const AttentionInputs& inputs
     const int64_t number = num_tiles - 1 - task % num_tiles;
     tile.rows = query_rows(problem, task / num_tiles, number);
     begin_tile(tile, problem);
-    problem.for_each_block(tile.rows.tile, problem.all_keys,
-                           [&](const KeyBlock& block, int64_t row) {
-                             attend_block(tile, problem, block, row);
-                           });
+    problem.for_each_block(
+        tile.rows.tile, problem.all_keys,
+        [&](const KeyBlock& block, int64_t row) { attend_block(tile, problem, block, row); });
     finish_tile(tile, problem, out_data, lse_data);
   }
 }

@@ -16,8 +16,6 @@
 namespace phalanx {
 namespace {
 
-constexpr int64_t kKeyChunk = 4 * kTileKeys;  // keys of one task when a pair's keys are divided
-
 /// Which gradients a pass over tiles makes.
 enum class Pass : uint8_t { both, queries, keys };
 
@@ -336,34 +334,6 @@ void backward_by_pairs(const BackwardCall<T>& call, int num_threads) {
     thread_local BackwardTile<T> tile;
     backward_keys(tile, call, pair, call.problem.all_keys, Pass::both);
   }
-}
-
-/// Tasks that divide the keys of a pair are cut at multiples of kKeyChunk positions of each run.
-int64_t num_chunks_of(const PositionRange& run) {
-  return (run.end + kKeyChunk - 1) / kKeyChunk - run.begin / kKeyChunk;
-}
-
-template <class T>
-int64_t num_key_chunks(const AttentionProblem<T>& problem) {
-  int64_t chunks = 0;
-  for (const PositionRange& run : problem.key_runs()) chunks += num_chunks_of(run);
-  return chunks;
-}
-
-/// Rows of [Sk] in chunk `number`.
-template <class T>
-PositionRange key_chunk(const AttentionProblem<T>& problem, int64_t number) {
-  int64_t row = 0;  // of the run's first position
-  for (const PositionRange& run : problem.key_runs()) {
-    const int64_t begin = (run.begin / kKeyChunk + number) * kKeyChunk;
-    if (number < num_chunks_of(run)) {
-      const int64_t shift = row - run.begin;  // from positions to rows
-      return {std::max(run.begin, begin) + shift, std::min(run.end, begin + kKeyChunk) + shift};
-    }
-    number -= num_chunks_of(run);
-    row += run.size();
-  }
-  return {};
 }
 
 /// Few pairs, many threads: dq by query tiles, then dk and dv by chunks of keys. Scores are made

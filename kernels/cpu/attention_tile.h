@@ -13,6 +13,7 @@ inline constexpr double kLog2E = 1.4426950408889634074;
 inline constexpr int64_t kTileRows = 64;  // query rows of a tile: they are the vector lanes
 inline constexpr int64_t kTileKeys = 64;  // keys of a block
 inline constexpr int64_t kKeyGroup = 16;  // keys that share one range of lanes
+inline constexpr int64_t kKeyChunk = 4 * kTileKeys;  // keys of a task that has part of a pair's
 inline constexpr int64_t kMaxGroups = kTileKeys / kKeyGroup;
 
 constexpr int64_t round_up(int64_t value, int64_t step) {
@@ -67,10 +68,10 @@ struct AttentionProblem {
     int64_t row = 0;  // of the run's first position
     for (const PositionRange& run : key_runs()) {
       const int64_t shift = run.begin - row;  // from rows to positions
-      const PresentKeys present{{std::max(run.begin, key_rows.begin + shift),
-                                 std::min(run.end, key_rows.end + shift)},
-                                inputs.first_key_copy,
-                                inputs.first_key_copy + key_copies};
+      const PresentKeys present{
+          {std::max(run.begin, key_rows.begin + shift), std::min(run.end, key_rows.end + shift)},
+          inputs.first_key_copy,
+          inputs.first_key_copy + key_copies};
       row += run.size();
       if (present.positions.size() == 0) continue;
       for_each_key_block(inputs.mask, tile, present, kTileKeys,
@@ -122,8 +123,8 @@ QueryRows query_rows(const AttentionProblem<T>& problem, int64_t pair, int64_t t
     first_query += run.size();
   }
   rows.first = first_query * problem.rows_per_position + tile * kTileRows;
-  rows.count = std::min(
-      kTileRows, (first_query + run.size()) * problem.rows_per_position - rows.first);
+  rows.count =
+      std::min(kTileRows, (first_query + run.size()) * problem.rows_per_position - rows.first);
   const int32_t* documents = problem.document_start == nullptr
                                  ? nullptr
                                  : problem.document_start + pair / problem.groups * problem.queries;
@@ -144,6 +145,34 @@ QueryRows query_rows(const AttentionProblem<T>& problem, int64_t pair, int64_t t
     t.last_document = std::max(t.last_document, document);
   }
   return rows;
+}
+
+/// Tasks that divide the keys of a pair are cut at multiples of kKeyChunk positions of each run.
+inline int64_t num_chunks_of(const PositionRange& run) {
+  return (run.end + kKeyChunk - 1) / kKeyChunk - run.begin / kKeyChunk;
+}
+
+template <class T>
+int64_t num_key_chunks(const AttentionProblem<T>& problem) {
+  int64_t chunks = 0;
+  for (const PositionRange& run : problem.key_runs()) chunks += num_chunks_of(run);
+  return chunks;
+}
+
+/// Rows of [Sk] in chunk `number`.
+template <class T>
+PositionRange key_chunk(const AttentionProblem<T>& problem, int64_t number) {
+  int64_t row = 0;  // of the run's first position
+  for (const PositionRange& run : problem.key_runs()) {
+    const int64_t begin = (run.begin / kKeyChunk + number) * kKeyChunk;
+    if (number < num_chunks_of(run)) {
+      const int64_t shift = row - run.begin;  // from positions to rows
+      return {std::max(run.begin, begin) + shift, std::min(run.end, begin + kKeyChunk) + shift};
+    }
+    number -= num_chunks_of(run);
+    row += run.size();
+  }
+  return {};
 }
 
 }  // namespace phalanx

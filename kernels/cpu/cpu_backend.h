@@ -38,6 +38,10 @@ class CpuBackend final : public Backend {
                                int64_t vocab_begin) override;
   void select_copy_impl(const Tensor& y, const Tensor& x, int64_t copy) override;
   void accumulate_copy_impl(const Tensor& dx, const Tensor& dy, int64_t copy) override;
+  void gather_positions_impl(const Tensor& y, const Tensor& x,
+                             std::span<const PositionRange> runs) override;
+  void accumulate_positions_impl(const Tensor& y, const Tensor& x,
+                                 std::span<const PositionRange> runs) override;
   void rms_norm_forward_impl(const Tensor& y, const Tensor& rstd, const Tensor& x,
                              const Tensor& weight, double epsilon) override;
   void add_rms_norm_forward_impl(const AddRmsNorm& arguments) override;
@@ -55,6 +59,8 @@ class CpuBackend final : public Backend {
                               const AttentionInputs& inputs) override;
   void attention_backward_impl(const AttentionBackward& arguments,
                                const AttentionInputs& inputs) override;
+  void attention_merge_impl(const Tensor& out, const Tensor& lse, const Tensor& part,
+                            const Tensor& part_lse) override;
   void swiglu_forward_impl(const Tensor& act, const Tensor& gate_up) override;
   void swiglu_backward_impl(const Tensor& dgate_up, const Tensor& dact,
                             const Tensor& gate_up) override;

@@ -16,7 +16,7 @@ struct AttentionCase {
   int64_t batch = 1, groups = 1, queries = 1, keys = 1, per_group = 1, head_dim = 8;
   int64_t query_copies = 0;  // 0: all of mask.copies
   int64_t first_query_copy = 0, query_offset = 0, key_offset = 0;
-  std::vector<int32_t> document_start = {};  // [B, Sq] or empty
+  std::vector<int32_t> document_start = {};                   // [B, Sq] or empty
   std::vector<PositionRange> query_runs = {}, key_runs = {};  // empty: one from the offset on
   int64_t first_key_copy = 0, key_copies = 0;                 // 0: all from the first one on
 
