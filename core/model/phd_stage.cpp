@@ -10,7 +10,7 @@ namespace phalanx {
 namespace {
 
 /// What passes between a chunk and its neighbours, [S/cp(/tp), B, copies, H] each. Inputs live
-/// until the backward, and one more is free to receive while all slots are in use; the others
+/// until the backward, and two more may be receiving while all slots are in use; the others
 /// alternate.
 struct Boundary {
   std::vector<Tensor> inputs, outputs, doutputs, dinputs;
@@ -124,7 +124,7 @@ void PhdStage::Impl::allocate_boundaries(const StageShape& shape, DType dtype) {
   for (size_t c = 0; c < chunks.size(); ++c) {
     Boundary boundary;
     if (!chunks[c].is_first()) {
-      boundary.inputs = take("stage.input", chunks[c].input_copies(), slots[c].size() + 1);
+      boundary.inputs = take("stage.input", chunks[c].input_copies(), slots[c].size() + 2);
       boundary.dinputs = take("stage.dinput", chunks[c].input_copies(), 2);
     }
     if (!chunks[c].is_last()) {
