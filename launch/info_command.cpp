@@ -46,7 +46,8 @@ MemoryNeeds measure_memory(const RunConfig& config, const DeviceMesh& mesh, int6
                               .shape = {.positions = config.data.seq_length,
                                         .sequences = config.training.micro_batch_size},
                               .dtype = compute_dtype(config.training.precision),
-                              .slots = slots_of(schedule, stage.num_chunks())});
+                              .slots = slots_of(schedule, stage.num_chunks()),
+                              .sharding = config.parallel.data_parallel_sharding_strategy});
 }
 
 struct Info {

@@ -7,6 +7,7 @@
 #include <limits>
 #include <optional>
 
+#include "core/train/memory_needs.h"
 #include "core/train/train_step.h"
 #include "parallel/distributed_optimizer.h"
 
@@ -60,6 +61,7 @@ class LayoutRun {
             (store_.allocate(backend, which.dtype), store_), backend, groups,
             {.bucket_size = parallel.ddp_bucket_size, .overlap = parallel.overlap_grad_reduce}),
         optimizer_(store_, gradients_, backend, groups, which.optimizer) {
+    stage_.set_units(gradients_.units());
     optimizer_.initialise(which.seed);
     const auto schedule =
         make_schedule(parallel.pipeline_schedule,
@@ -94,6 +96,7 @@ class LayoutRun {
   ProcessGroups& groups_;
   ParameterStore store_;
   PhdStage stage_;
+  std::vector<ParameterRange> units_;
   GradientBuffer gradients_;
   DistributedOptimizer optimizer_;
   std::optional<TrainState> state_;

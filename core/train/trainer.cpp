@@ -87,17 +87,21 @@ MemoryQuestion Trainer::memory_question() const {
           .bucket_size = setup_.config.parallel.ddp_bucket_size,
           .shape = {setup_.config.data.seq_length, setup_.config.training.micro_batch_size},
           .dtype = compute_dtype(setup_.config.training.precision),
-          .slots = slots_of(schedule_, stage_.num_chunks())};
+          .slots = slots_of(schedule_, stage_.num_chunks()),
+          .sharding = setup_.config.parallel.data_parallel_sharding_strategy};
 }
 
 void Trainer::allocate() {
   const RunConfig& config = setup_.config;
   const MemoryQuestion plan = memory_question();
-  store_.allocate(backend_, plan.dtype);
+  const auto units = sharded_units(stage_, plan.sharding);
+  store_.allocate(backend_, plan.dtype, units);
   gradients_ = std::make_unique<GradientBuffer>(
       store_, backend_, groups_,
       GradientBuffer::Options{.bucket_size = plan.bucket_size,
-                              .overlap = config.parallel.overlap_grad_reduce});
+                              .overlap = config.parallel.overlap_grad_reduce,
+                              .units = units});
+  stage_.set_units(gradients_->units());
   optimizer_ = std::make_unique<DistributedOptimizer>(store_, *gradients_, backend_, groups_,
                                                       config.optimizer);
   optimizer_->initialise(static_cast<uint64_t>(config.training.seed));
