@@ -204,7 +204,6 @@ class ThreadProcessGroup::MessageWork final : public Work {
   }
   void give_up() {
     meeting_.world->withdraw(*meeting_.calls, messages_);
-    meeting_.world->poison();
   }
 
   std::string name_;
