@@ -202,9 +202,7 @@ class ThreadProcessGroup::MessageWork final : public Work {
       throw;
     }
   }
-  void give_up() {
-    meeting_.world->withdraw(*meeting_.calls, messages_);
-  }
+  void give_up() { meeting_.world->withdraw(*meeting_.calls, messages_); }
 
   std::string name_;
   Meeting meeting_;

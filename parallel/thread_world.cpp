@@ -81,8 +81,8 @@ void ThreadWorld::wait(const PostedMessage& message, const std::string& group) {
   if (!message.failure.empty()) fail(message.failure);
 }
 
-// Only a rank that fails leaves messages behind. Its peers must not take a later message for the one
-// that is gone, so they end here and not when the failure has come all the way up.
+// Only a rank that fails leaves messages behind. Its peers must not take a later message for the
+// one that is gone, so they end here and not when the failure has come all the way up.
 void ThreadWorld::withdraw(ThreadMeetingPoint& point, const std::vector<MessagePtr>& messages) {
   const std::lock_guard lock(mutex_);
   poisoned_ = true;

@@ -117,7 +117,8 @@ void Trainer::allocate() {
                             .optimizer = *optimizer_,
                             .groups = groups_});
   if (config.training.replica_check_interval > 0)
-    replica_check_ = std::make_unique<ReplicaCheck>(store_, backend_, *groups_.world);
+    replica_check_ = std::make_unique<ReplicaCheck>(held_weights(store_, optimizer_->shards()),
+                                                    backend_, *groups_.world);
   const double given = config.training.peak_tflops * kTera;
   peak_flops_ = given > 0 ? given : measure_peak_flops(backend_, plan.dtype);
 }
