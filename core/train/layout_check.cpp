@@ -149,34 +149,37 @@ class Comparison {
         kRoundingFactor * dtype_epsilon(which.dtype) * std::sqrt(static_cast<double>(terms));
   }
 
+  // Asked on all ranks: what is wrong on one of them only must end the comparison everywhere.
   void scalar(const std::string& what, double own, double reference) {
     const double difference = std::abs(own - reference);
-    note(what, std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference,
-         rounding_ * std::max(std::abs(reference), 1e-3));
+    note_everywhere(what,
+                    {.difference = std::isnan(difference) ? std::numeric_limits<double>::infinity()
+                                                          : difference},
+                    rounding_ * std::max(std::abs(reference), 1e-3));
   }
 
-  void gradients_and_weights(const LayoutRun& run, const LayoutRun& alone) {
+  void gradients(const LayoutRun& run, const LayoutRun& alone) {
     for (int64_t i = 0; i < alone.store().size(); ++i) {
       const Parameter& reference = alone.store()[i];
-      const auto gradient = host_values(backend_, reference.gradient);
-      const auto weight = host_values(backend_, reference.value);
-      const int64_t columns = reference.matrix_shape()[1];
-      Deviation gradients;
-      Deviation weights;
-      for (const OptimizerShard& shard : run.shards()) {
-        if (shard.parameter->spec.name != reference.spec.name) continue;
-        widen(gradients,
-              deviation(shard, host_values(backend_, shard.gradient), gradient, columns));
-        widen(weights, deviation(shard, host_values(backend_, shard.master), weight, columns));
-      }
-      note_everywhere("gradient of " + reference.spec.name, gradients,
-                      rounding_ * largest_of(gradient));
+      const auto expected = host_values(backend_, reference.gradient);
+      note_everywhere("gradient of " + reference.spec.name,
+                      deviation_of(run, reference, expected, &OptimizerShard::gradient),
+                      rounding_ * largest_of(expected));
+    }
+  }
+
+  void weights(const LayoutRun& run, const LayoutRun& alone) {
+    for (int64_t i = 0; i < alone.store().size(); ++i) {
+      const Parameter& reference = alone.store()[i];
+      const auto expected = host_values(backend_, reference.value);
       // AdamW's first updates are lr g / (|g| + eps): an error of g comes out divided by eps.
-      const double gradient_error = rounding_ * largest_of(gradient);
-      note_everywhere("weights of " + reference.spec.name, weights,
+      const double gradient_error =
+          rounding_ * largest_of(host_values(backend_, reference.gradient));
+      note_everywhere("weights of " + reference.spec.name,
+                      deviation_of(run, reference, expected, &OptimizerShard::master),
                       which_.optimizer.lr * static_cast<double>(which_.num_steps) *
                               std::min(1.0, gradient_error / which_.optimizer.adam_eps) +
-                          rounding_ * largest_of(weight));
+                          rounding_ * largest_of(expected));
     }
   }
 
@@ -188,8 +191,17 @@ class Comparison {
     for (const double value : values) largest = std::max(largest, std::abs(value));
     return largest;
   }
-  static void widen(Deviation& total, const Deviation& more) {
-    total.difference = std::max(total.difference, more.difference);
+  /// Of this rank's shards of a tensor.
+  Deviation deviation_of(const LayoutRun& run, const Parameter& reference,
+                         const std::vector<double>& expected, Tensor OptimizerShard::*values) {
+    Deviation total;
+    for (const OptimizerShard& shard : run.shards()) {
+      if (shard.parameter->spec.name != reference.spec.name) continue;
+      const Deviation more = deviation(shard, host_values(backend_, shard.*values), expected,
+                                       reference.matrix_shape()[1]);
+      total.difference = std::max(total.difference, more.difference);
+    }
+    return total;
   }
   void note_everywhere(const std::string& what, const Deviation& deviation, double tolerance) {
     note(what, world_.all_reduce(deviation.difference, ReduceOp::max), tolerance);
@@ -261,8 +273,11 @@ std::vector<LayoutDifference> compare_with_one_rank(const LayoutCase& which, Bac
     comparison.scalar("router balance loss", metrics.router_balance_loss,
                       expected.router_balance_loss);
     comparison.scalar("router z loss", metrics.router_z_loss, expected.router_z_loss);
-    comparison.gradients_and_weights(run, reference);
+    // All gradients before the norm, and the norm before the weights that it clips: what is found
+    // first is the cause.
+    comparison.gradients(run, reference);
     comparison.scalar("gradient norm", metrics.gradient_norm, expected.gradient_norm);
+    comparison.weights(run, reference);
     if (!comparison.found().empty()) return comparison.found();
   }
   return {};

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "core/config.h"
 #include "core/train/layout_check.h"
 
 namespace phalanx::test {
@@ -16,6 +17,8 @@ struct MeshCase {
   LayoutCase layout;
 
   explicit MeshCase(const std::string& line);
+  /// The run that has this layout, to be validated.
+  RunConfig run_config() const;
   /// The text as a name for ctest.
   std::string name() const;
 };

@@ -1,4 +1,5 @@
 // Reads lines of words into layouts.
+#include <algorithm>
 #include <cctype>
 #include <sstream>
 
@@ -110,7 +111,6 @@ void set_word(const std::string& word, LayoutCase& layout, int64_t& dp) {
 MeshCase::MeshCase(const std::string& line) : text(line) {
   layout.model = base_model();
   layout.shape = {.positions = 32, .sequences = 1};
-  layout.num_micro_batches = 8;
   layout.optimizer.adam_eps = 1e-4;        // updates stay smooth where gradients are almost zero
   layout.parallel.ddp_bucket_size = 3000;  // several buckets
   const size_t colon = line.find(':');
@@ -122,6 +122,21 @@ MeshCase::MeshCase(const std::string& line) : text(line) {
   const ParallelConfig& p = layout.parallel;
   world_size =
       dp * p.tensor_model_parallel_size * p.context_parallel_size * p.pipeline_model_parallel_size;
+  // Enough to fill a pipeline; four have every kind of uneven mask.
+  layout.num_micro_batches =
+      std::clamp<int64_t>(2 * dp * p.pipeline_model_parallel_size, 4, std::max<int64_t>(8, dp));
+}
+
+RunConfig MeshCase::run_config() const {
+  RunConfig config{
+      .model = layout.model, .optimizer = layout.optimizer, .parallel = layout.parallel};
+  config.data.mock_data = true;
+  config.data.seq_length = layout.shape.positions;
+  config.training.run_dir = "run";
+  config.training.train_iters = layout.num_steps;
+  config.training.micro_batch_size = layout.shape.sequences;
+  config.training.global_batch_size = layout.num_micro_batches * layout.shape.sequences;
+  return config;
 }
 
 std::string MeshCase::name() const {
