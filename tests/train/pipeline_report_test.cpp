@@ -51,10 +51,11 @@ TEST(PredictedBubble, KnowsUnevenStagesZeroBubbleAndRecompute) {
   RunConfig zero_bubble = pipeline_run(4, "2,2,2,2");
   zero_bubble.parallel.pipeline_schedule = PipelineScheduleKind::zero_bubble;
   EXPECT_LT(bubble_of(zero_bubble, 8), 0.7 * even);
-  // A stage that alone recomputes is slower than the others.
+  // A stage that alone recomputes is slower than the others, though part of it falls into the
+  // time it idles anyway.
   RunConfig recompute = pipeline_run(4, "2,2,2,2");
   recompute.parallel.recompute = {"layer", "none", "none", "none"};
-  EXPECT_GT(bubble_of(recompute, 8), even + 0.05);
+  EXPECT_GT(bubble_of(recompute, 8), even + 0.03);
 }
 
 TEST(PipelineText, NamesStagesSharesAndRecompute) {
