@@ -43,11 +43,18 @@ std::string difference_text(const LayoutDifference& difference) {
 }
 
 std::string statistics_text(const LayoutStatistics& statistics, const LayoutCase& layout) {
+  const std::string nearest =
+      statistics.nearest.empty()
+          ? "the same bits"
+          : fmt::format(
+                "largest relative difference {:.1e}; nearest to its tolerance: {} ({:.1f} % "
+                "of it)",
+                statistics.largest_relative, statistics.nearest,
+                100.0 * statistics.nearest_tolerance);
   return fmt::format(
       " compared after each of {} steps: loss, gradient norm, gradients and weights of {} tensors\n"
-      " largest relative difference {:.1e}; nearest to its tolerance: {} ({:.1f} % of it)\n",
-      layout.num_steps, statistics.num_tensors, statistics.largest_relative, statistics.nearest,
-      100.0 * statistics.nearest_tolerance);
+      " {}\n",
+      layout.num_steps, statistics.num_tensors, nearest);
 }
 
 }  // namespace

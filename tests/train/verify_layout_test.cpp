@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <ranges>
+
 #include "core/model/model_cost.h"
 #include "core/train/run_verification.h"
 #include "core/train/shrink_layout.h"
@@ -23,6 +26,15 @@ RunConfig run_of(const std::string& preset, const std::function<void(RunConfig&)
   config.data.mock_data = true;
   change(config);
   return config;
+}
+
+std::string config_text(const RunConfig& config) {
+  const ParallelConfig& p = config.parallel;
+  return fmt::format("hidden {} layers {} tp {} cp {} pp {} vp {} ep {} K {}",
+                     config.model.hidden_size, config.model.num_layers,
+                     p.tensor_model_parallel_size, p.context_parallel_size,
+                     p.pipeline_model_parallel_size, p.num_virtual_stages_per_pipeline_rank,
+                     p.expert_model_parallel_size, config.model.phd_copies);
 }
 
 LayoutReport report_of(const RunConfig& config, int64_t world_size, const Fault& fault) {
@@ -96,12 +108,7 @@ const FaultCase kFaults[] = {
     {"GradientSumHalved", "tiny", dp4, 4, {"dp_cp", Collective::reduce_scatter, halve}, "dp"},
     {"GradientSumDropped", "tiny", pp2_dp2, 4, {"dp_cp", Collective::reduce_scatter, drop}, "dp"},
     {"ParametersNotGathered", "tiny", dp4, 4, {"dp_cp", Collective::all_gather, drop}, "dp"},
-    {"ExpertRowsZero",
-     "tiny-moe",
-     ep2_expert_tp2,
-     4,
-     {"ep", Collective::all_to_all, zero},
-     "ep"},
+    {"ExpertRowsZero", "tiny-moe", ep2_expert_tp2, 4, {"ep", Collective::all_to_all, zero}, "ep"},
     {"ExpertTensorSumHalved",
      "tiny-moe",
      ep2_expert_tp2,
@@ -204,6 +211,41 @@ TEST(ShrinkConfig, StaysLegalAndKeepsTheStructure) {
     EXPECT_LE(is.num_layers, was.num_layers);
     EXPECT_EQ(is.sparse_full_layers > 0, was.sparse_full_layers > 0);
   }
+}
+
+/// Every layout of some sizes, legal or not; `body` gets what the named models can run.
+void for_each_legal_layout(const std::function<void(const RunConfig&, int64_t)>& body) {
+  const auto visit = [&](RunConfig config) {
+    const ParallelConfig& p = config.parallel;
+    const int64_t world_size =
+        2 * p.tensor_model_parallel_size * p.context_parallel_size * p.pipeline_model_parallel_size;
+    config.training.global_batch_size = 32;
+    if (validate(config, world_size).empty()) body(config, world_size);
+  };
+  for (const ModelPreset& preset : model_presets())
+    for (const int64_t bits : std::views::iota(0, 1 << 8)) {
+      RunConfig config = run_of(preset.name, [](RunConfig&) {});
+      ParallelConfig& p = config.parallel;
+      p.tensor_model_parallel_size = int64_t{1} << (bits & 3);
+      p.sequence_parallel = p.tensor_model_parallel_size > 1;
+      p.context_parallel_size = int64_t{1} << (bits >> 2 & 1);
+      p.pipeline_model_parallel_size = int64_t{1} << (bits >> 3 & 3);
+      p.num_virtual_stages_per_pipeline_rank = 1 + (bits >> 5 & 1);
+      p.expert_model_parallel_size = config.model.num_experts > 0 ? 1 + (bits >> 6 & 1) : 1;
+      if ((bits >> 7 & 1) != 0) config.model.phd_copies = 3;
+      visit(config);
+    }
+}
+
+TEST(ShrinkConfig, StaysLegalInEveryLayoutOfEveryNamedModel) {
+  int64_t seen = 0;
+  for_each_legal_layout([&](const RunConfig& config, int64_t world_size) {
+    const RunConfig small = shrink_config(config, world_size);
+    ASSERT_THAT(validate(small, world_size), testing::IsEmpty()) << config_text(config);
+    EXPECT_LT(parameter_count(small.model).total, 1'500'000) << config_text(config);
+    ++seen;
+  });
+  EXPECT_GT(seen, 500);
 }
 
 TEST(ShrinkConfig, KeepsThePatternOfAnUnevenPipeline) {
