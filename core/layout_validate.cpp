@@ -17,48 +17,62 @@ void append(Problems& problems, Problems more) {
   std::ranges::move(more, std::back_inserter(problems));
 }
 
-/// Problem unless `parts` divides `whole`; proposes sizes of `option` that do.
-void divides(Problems& problems, std::string_view option, int64_t parts, std::string_view what,
-             int64_t whole) {
-  if (whole % parts == 0) return;
-  report(problems, "{} {} does not divide {} {}; the nearest that does is {}", option, parts, what,
-         whole, nearest_divisor(parts, whole));
+/// Whether `tp` ranks can share every matrix, head and row of the table.
+bool tensor_size_fits(const ModelConfig& model, int64_t tp) {
+  const int64_t groups = model.query_groups();
+  return model.num_attention_heads % tp == 0 && (groups % tp == 0 || tp % groups == 0) &&
+         (model.num_experts > 0 || model.ffn_hidden_size % tp == 0) &&
+         (model.vocab_size == 0 || model.padded_vocab_size() % tp == 0);
 }
 
 void validate_tensor(Problems& problems, const RunConfig& config) {
-  constexpr std::string_view kOption = "tensor-model-parallel-size";
   const ModelConfig& model = config.model;
   const int64_t tp = config.parallel.tensor_model_parallel_size;
-  divides(problems, kOption, tp, "num-attention-heads", model.num_attention_heads);
+  if (model.query_groups() < 1 || model.make_vocab_size_divisible_by < 1) return;
+  // The largest divisor that fits everywhere, because a divisor leaves the mesh one of whole axes.
+  int64_t nearest = tp;
+  while (nearest > 1 && (tp % nearest != 0 || !tensor_size_fits(model, nearest))) --nearest;
+  const auto divides = [&](std::string_view what, int64_t whole) {
+    if (whole % tp != 0)
+      report(problems, "tensor-model-parallel-size {} does not divide {} {}; try {}", tp, what,
+             whole, nearest);
+  };
+  divides("num-attention-heads", model.num_attention_heads);
   const int64_t groups = model.query_groups();
-  if (groups > 0 && groups % tp != 0 && tp % groups != 0)
+  if (groups % tp != 0 && tp % groups != 0)
     report(problems,
-           "{} {} neither divides num-query-groups {} nor is a multiple of it; try {} or {}",
-           kOption, tp, groups, nearest_divisor(tp, groups), (tp + groups - 1) / groups * groups);
-  if (model.num_experts == 0)
-    divides(problems, kOption, tp, "ffn-hidden-size", model.ffn_hidden_size);
+           "tensor-model-parallel-size {} neither divides num-query-groups {} nor is a multiple of "
+           "it; try {}",
+           tp, groups, nearest);
+  if (model.num_experts == 0) divides("ffn-hidden-size", model.ffn_hidden_size);
   if (model.vocab_size > 0)
-    divides(problems, kOption, tp, "the padded vocabulary (make-vocab-size-divisible-by) of",
-            model.padded_vocab_size());
+    divides("the padded vocabulary (make-vocab-size-divisible-by) of", model.padded_vocab_size());
 }
 
 void validate_positions(Problems& problems, const RunConfig& config) {
   const ModelConfig& model = config.model;
   const int64_t positions = config.data.seq_length;
   const int64_t cp = config.parallel.context_parallel_size;
-  const int64_t tp = config.parallel.tensor_model_parallel_size;
+  const int64_t tp =
+      config.parallel.sequence_parallel ? config.parallel.tensor_model_parallel_size : 1;
   int64_t multiple = 1;
   if (model.phd == PhdMode::cswa && model.phd_copies > 1 &&
       model.phd_window_unit == WindowUnit::positions)
-    multiple = model.phd_chunk;
-  if (model.sparse_pattern != KeyPattern::full) multiple = std::lcm(multiple, model.sparse_block);
-  append(problems, validate_context(positions, cp, multiple));
-  if (!config.parallel.sequence_parallel || positions % (cp * tp) == 0) return;
+    multiple = std::max<int64_t>(1, model.phd_chunk);
+  if (model.sparse_pattern != KeyPattern::full && cp > 1)
+    multiple = std::lcm(multiple, std::max<int64_t>(1, model.sparse_block));
+  // Lengths that satisfy both cuts at once.
+  const int64_t pieces = cp > 1 ? 2 * cp : 1;
+  const int64_t step = std::lcm(pieces * multiple, cp * tp);
+  if (positions % (cp * tp) == 0) {
+    append(problems, validate_context(positions, cp, step / pieces));
+    return;
+  }
+  const int64_t below = positions / step * step;
   report(problems,
          "sequence-parallel cuts seq-length {} over {} context x {} tensor ranks, which does not "
-         "come out even; try seq-length {} or {}",
-         positions, cp, tp, std::max<int64_t>(1, positions / (cp * tp)) * cp * tp,
-         (positions / (cp * tp) + 1) * cp * tp);
+         "come out even; try seq-length {}{}",
+         positions, cp, tp, below > 0 ? fmt::format("{} or ", below) : "", below + step);
 }
 
 int64_t num_micro_batches(const RunConfig& config, int64_t world_size) {
@@ -75,11 +89,16 @@ void validate_pipeline(Problems& problems, const RunConfig& config, int64_t worl
   const int64_t pp = parallel.pipeline_model_parallel_size;
   const int64_t chunks = parallel.num_virtual_stages_per_pipeline_rank;
   if (!at_least(problems, "num-virtual-stages-per-pipeline-rank", chunks, 1)) return;
-  if (pp * chunks > config.model.num_layers)
+  const int64_t layers = config.model.num_layers;
+  if (pp * chunks > layers) {
+    int64_t nearest = std::max<int64_t>(1, std::min(pp, layers / chunks));
+    while (pp % nearest != 0) --nearest;
     report(problems,
            "pipeline-model-parallel-size {} x num-virtual-stages-per-pipeline-rank {} is more "
-           "than num-layers {}; the most stages are {}",
-           pp, chunks, config.model.num_layers, config.model.num_layers);
+           "than num-layers {}; try pipeline-model-parallel-size {}{}",
+           pp, chunks, layers, nearest,
+           chunks > layers ? " with num-virtual-stages-per-pipeline-rank 1" : "");
+  }
   append(problems, validate_schedule(parallel.pipeline_schedule, pp, chunks,
                                      num_micro_batches(config, world_size)));
   try {

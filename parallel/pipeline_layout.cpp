@@ -147,8 +147,8 @@ std::vector<LayerRange> parse_pipeline_layout(std::string_view text, int64_t num
   const std::vector<int64_t> counts = parse_counts(text);
   check_usage(static_cast<int64_t>(counts.size()) == num_stages, "pipeline-layout ", text, " has ",
               counts.size(), " stages for ", num_stages,
-              " (pipeline ranks times virtual stages); write ", num_stages, " numbers that sum to ",
-              num_layers);
+              " (pipeline ranks times virtual stages); try ",
+              with_sum(std::vector<int64_t>(static_cast<size_t>(num_stages), 0), num_layers));
   const int64_t sum = std::accumulate(counts.begin(), counts.end(), int64_t{0});
   check_usage(sum == num_layers, "pipeline-layout ", text, " has ", sum, " layers for ", num_layers,
               "; try ", with_sum(counts, num_layers));

@@ -172,13 +172,14 @@ void Attention::forward(const Tensor& y, const Tensor& x, Saved& saved, Memory& 
   saved.k_sums = full_width_sums(k_, saved.kv_rows, memory);
   const ArenaScope scope(memory.scratch);
   Arena& arena = recompute_ == Recompute::attention ? memory.scratch : memory.saved;
-  const Tensor out = attend(saved, arena, memory.scratch, inputs);
+  const Tensor out = attend(saved, {arena, arena}, memory.scratch, inputs);
   out_.forward(y.as_matrix(), out.as_matrix(), saved.out_linear, memory);
 }
 
 // What recomputation makes again: heads from the projections' rows, and attention.
-Tensor Attention::attend(Saved& saved, Arena& arena, Arena& scratch,
+Tensor Attention::attend(Saved& saved, const AttendArenas& arenas, Arena& scratch,
                          const SequenceInputs& inputs) const {
+  Arena& arena = arenas.heads;
   const DType dtype = saved.q_rows.dtype;
   const int64_t s = inputs.positions;
   const int64_t b = inputs.sequences;
@@ -193,7 +194,8 @@ Tensor Attention::attend(Saved& saved, Arena& arena, Arena& scratch,
 
   saved.lse =
       arena.tensor("attention.lse", {b, local_groups_, s, queries[3]}, accumulator_dtype(dtype));
-  const Tensor out = arena.tensor("attention.out", {s, b, query_copies_, q_.local_width}, dtype);
+  const Tensor out =
+      arenas.out.tensor("attention.out", {s, b, query_copies_, q_.local_width}, dtype);
   context_attention_.forward(out, saved.lse, attention_inputs(saved, inputs), scratch);
   return out;
 }
@@ -226,8 +228,8 @@ void Attention::backward(const Tensor& dx, const Tensor& dy, const Saved& kept, 
   Saved saved = kept;
   if (recompute_ == Recompute::attention) {
     // The weight half of a split backward reads the output later than this scratch memory lives.
-    Arena& arena = memory.deferred != nullptr ? memory.saved : scratch;
-    saved.out_linear.x = attend(saved, arena, memory.scratch, inputs).as_matrix();
+    Arena& out_arena = memory.deferred != nullptr ? memory.saved : scratch;
+    saved.out_linear.x = attend(saved, {scratch, out_arena}, scratch, inputs).as_matrix();
   }
   const Tensor& out = saved.out_linear.x;
   const Tensor dout = scratch.tensor("attention.dout", out.shape, dy.dtype);

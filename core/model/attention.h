@@ -53,7 +53,13 @@ class Attention {
   Tensor full_width_sums(const Head& head, const Tensor& rows, Memory& memory) const;
   void split_backward(Role role, const Tensor& drows, const Tensor& dheads, const Saved& saved,
                       Memory& memory, const SequenceInputs& inputs);
-  Tensor attend(Saved& saved, Arena& arena, Arena& scratch, const SequenceInputs& inputs) const;
+  /// Where heads and log-sum-exp live, and where the output does.
+  struct AttendArenas {
+    Arena& heads;
+    Arena& out;
+  };
+  Tensor attend(Saved& saved, const AttendArenas& arenas, Arena& scratch,
+                const SequenceInputs& inputs) const;
   AttentionInputs attention_inputs(const Saved& saved, const SequenceInputs& inputs) const;
   const Head& head(Role role) const;
 

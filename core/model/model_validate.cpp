@@ -1,6 +1,7 @@
 // Which ModelConfigs make no model: every problem at once, each with option, value and what to use.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "core/model/model_config.h"
 #include "core/model/problems.h"
@@ -147,15 +148,15 @@ std::vector<std::string> validate_experts(const ModelConfig& config,
              ep, expert_tp, config.num_experts);
     return problems;
   }
+  // Proposals divide the size that was asked for: they fit the mesh wherever that did.
   if (ep >= 1 && config.num_experts % ep != 0)
     report(problems, "expert-model-parallel-size {} does not divide num-experts {}; try {}", ep,
-           config.num_experts, nearest_divisor(config.num_experts, ep));
+           config.num_experts, std::gcd(config.num_experts, ep));
   if (expert_tp >= 1 && config.moe_ffn_hidden_size >= 1 &&
       config.moe_ffn_hidden_size % expert_tp != 0)
     report(problems,
            "expert-tensor-parallel-size {} does not divide moe-ffn-hidden-size {}; try {}",
-           expert_tp, config.moe_ffn_hidden_size,
-           nearest_divisor(config.moe_ffn_hidden_size, expert_tp));
+           expert_tp, config.moe_ffn_hidden_size, std::gcd(config.moe_ffn_hidden_size, expert_tp));
   // Without it all tp ranks hold the same rows, and every expert would get each of them tp times.
   if (parallel.tensor_model_parallel_size > 1 && !parallel.sequence_parallel)
     report(problems,

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "core/layout_validate.h"
 #include "core/model/model_cost.h"
 #include "core/train/peak_flops.h"
 #include "core/train/stop_flag.h"
@@ -34,6 +35,9 @@ void write_text(const std::string& path, const std::string& text) {
 
 RunSetup checked_setup(const RunConfig& config, const ProcessGroups& groups) {
   RunSetup setup = make_run_setup(config, groups.dp->size());
+  // Again, now that the vocabulary and the batch are known.
+  const auto problems = validate_layout(setup.config, groups.world->size());
+  check_usage(problems.empty(), fmt::format("{}", fmt::join(problems, "\n")));
   check_usage(!config.training.run_dir.empty(),
               "--run-dir is needed: the folder for the run's "
               "files");

@@ -20,19 +20,17 @@ class MeshSystem {
 
   /// This data-parallel rank's share of a global batch, and a step on it.
   StepMetrics step(const std::vector<MicroBatch>& global_batch);
+  /// A step on the share itself.
+  StepMetrics step_of_shard(const GlobalBatch& batch) { return train_step(*state_, batch); }
 
-  const PipelineExecutor& pipeline() const { return state_->pipeline; }
-
- private:
-  LayoutCase layout_;
-
- public:
+  const LayoutCase layout;
   CpuBackend backend{1};
   ProcessGroups groups;
   ParameterStore store;
   PhdStage stage;
   GradientBuffer gradients;
   DistributedOptimizer optimizer;
+  StageSlots slots;  // of the schedule
 
  private:
   std::optional<TrainState> state_;

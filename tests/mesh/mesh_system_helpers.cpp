@@ -19,28 +19,29 @@ MicroBatch make_micro_batch(const LayoutCase& layout, int64_t index,
   return batch;
 }
 
-MeshSystem::MeshSystem(const LayoutCase& layout, const ParallelConfig& parallel,
+MeshSystem::MeshSystem(const LayoutCase& layout_case, const ParallelConfig& parallel,
                        ProcessGroups process_groups)
-    : layout_(layout),
+    : layout(layout_case),
       groups(std::move(process_groups)),
-      stage(layout_.model, store, backend, groups,
-            stage_options(layout_.model, parallel, layout_.shape.positions, groups.pp->rank())),
-      gradients((store.allocate(backend, layout_.dtype), store), backend, groups,
+      stage(layout.model, store, backend, groups,
+            stage_options(layout.model, parallel, layout.shape.positions, groups.pp->rank())),
+      gradients((store.allocate(backend, layout.dtype), store), backend, groups,
                 {.bucket_size = parallel.ddp_bucket_size, .overlap = parallel.overlap_grad_reduce}),
-      optimizer(store, gradients, backend, groups, layout_.optimizer) {
+      optimizer(store, gradients, backend, groups, layout.optimizer) {
   backend.fill(store.flat_value(), -1.0);
-  optimizer.initialise(layout_.seed);
+  optimizer.initialise(layout.seed);
   const auto schedule =
       make_schedule(parallel.pipeline_schedule,
                     {.stage = groups.pp->rank(),
                      .num_stages = groups.pp->size(),
                      .num_chunks = stage.num_chunks(),
-                     .num_micro_batches = layout_.num_micro_batches / groups.dp->size()});
-  stage.allocate(layout_.shape, layout_.dtype, slots_of(schedule, stage.num_chunks()));
-  state_.emplace(TrainState{.config = {.optimizer = layout_.optimizer,
-                                       .train_iters = layout_.num_steps,
-                                       .z_loss_coeff = layout_.model.z_loss_coeff,
-                                       .num_layers = layout_.model.num_layers},
+                     .num_micro_batches = layout.num_micro_batches / groups.dp->size()});
+  slots = slots_of(schedule, stage.num_chunks());
+  stage.allocate(layout.shape, layout.dtype, slots);
+  state_.emplace(TrainState{.config = {.optimizer = layout.optimizer,
+                                       .train_iters = layout.num_steps,
+                                       .z_loss_coeff = layout.model.z_loss_coeff,
+                                       .num_layers = layout.model.num_layers},
                             .pipeline = {schedule, *groups.pp, stage.num_chunks()},
                             .stage = stage,
                             .gradients = gradients,
@@ -50,11 +51,11 @@ MeshSystem::MeshSystem(const LayoutCase& layout, const ParallelConfig& parallel,
 
 StepMetrics MeshSystem::step(const std::vector<MicroBatch>& global_batch) {
   GlobalBatch batch{.num_samples =
-                        static_cast<int64_t>(global_batch.size()) * layout_.shape.sequences};
+                        static_cast<int64_t>(global_batch.size()) * layout.shape.sequences};
   for (size_t m = static_cast<size_t>(groups.dp->rank()); m < global_batch.size();
        m += static_cast<size_t>(groups.dp->size()))
     batch.micro_batches.push_back(global_batch[m]);
-  return train_step(*state_, batch);
+  return step_of_shard(batch);
 }
 
 TrafficSnapshot::TrafficSnapshot(const ProcessGroup& process_group) : group_(process_group) {
