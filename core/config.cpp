@@ -23,10 +23,11 @@ void in_range(Problems& problems, std::string_view option, double value, double 
 }
 
 int64_t data_parallel_size(const ParallelConfig& parallel, int64_t world_size) {
-  const int64_t model_ranks = parallel.tensor_model_parallel_size *
-                              parallel.pipeline_model_parallel_size *
-                              parallel.context_parallel_size;
-  return model_ranks > 0 ? std::max<int64_t>(1, world_size / model_ranks) : 1;
+  int64_t data_ranks = world_size;  // divided step by step: a product of sizes may leave int64
+  for (const int64_t size : {parallel.tensor_model_parallel_size,
+                             parallel.pipeline_model_parallel_size, parallel.context_parallel_size})
+    data_ranks = size > 0 ? data_ranks / size : 1;
+  return std::max<int64_t>(1, data_ranks);
 }
 
 void validate_batches(Problems& problems, const RunConfig& config, int64_t world_size) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <tuple>
 
 #include "core/model/problems.h"
 #include "core/model/stage_options.h"
@@ -88,7 +89,6 @@ void validate_pipeline(Problems& problems, const RunConfig& config, int64_t worl
   const ParallelConfig& parallel = config.parallel;
   const int64_t pp = parallel.pipeline_model_parallel_size;
   const int64_t chunks = parallel.num_virtual_stages_per_pipeline_rank;
-  if (!at_least(problems, "num-virtual-stages-per-pipeline-rank", chunks, 1)) return;
   const int64_t layers = config.model.num_layers;
   if (pp * chunks > layers) {
     int64_t nearest = std::max<int64_t>(1, std::min(pp, layers / chunks));
@@ -107,6 +107,39 @@ void validate_pipeline(Problems& problems, const RunConfig& config, int64_t worl
   } catch (const UsageError& error) {
     problems.emplace_back(error.what());
   }
+}
+
+/// Bounds of what the rules below multiply, far above any machine and far inside int64. Reports
+/// what is too large, and what no other rule finds too small.
+bool sizes_can_be_multiplied(Problems& problems, const RunConfig& config) {
+  constexpr int64_t kMostRanks = int64_t{1} << 20;  // layers, experts and widths too
+  constexpr int64_t kMostPositions = int64_t{1} << 31;
+  const ParallelConfig& parallel = config.parallel;
+  const std::tuple<std::string_view, int64_t, int64_t> sizes[] = {
+      {"tensor-model-parallel-size", parallel.tensor_model_parallel_size, kMostRanks},
+      {"pipeline-model-parallel-size", parallel.pipeline_model_parallel_size, kMostRanks},
+      {"context-parallel-size", parallel.context_parallel_size, kMostRanks},
+      {"expert-model-parallel-size", parallel.expert_model_parallel_size, kMostRanks},
+      {"expert-tensor-parallel-size", parallel.expert_tensor_parallel_size, kMostRanks},
+      {"num-virtual-stages-per-pipeline-rank", parallel.num_virtual_stages_per_pipeline_rank,
+       kMostRanks},
+      {"micro-batch-size", config.training.micro_batch_size, kMostPositions},
+      {"seq-length", config.data.seq_length, kMostPositions},
+      {"num-layers", config.model.num_layers, kMostRanks},
+      {"hidden-size", config.model.hidden_size, kMostRanks},
+      {"ffn-hidden-size", config.model.ffn_hidden_size, kMostRanks},
+      {"num-attention-heads", config.model.num_attention_heads, kMostRanks},
+      {"num-experts", std::max<int64_t>(1, config.model.num_experts), kMostRanks},
+      {"phd-chunk", std::max<int64_t>(1, config.model.phd_chunk), kMostPositions},
+      {"sparse-block", std::max<int64_t>(1, config.model.sparse_block), kMostPositions}};
+  bool fit = at_least(problems, "num-virtual-stages-per-pipeline-rank",
+                      parallel.num_virtual_stages_per_pipeline_rank, 1);
+  for (const auto& [option, value, most] : sizes) {
+    if (value > most)
+      report(problems, "{} {} is too large; the largest is {}", option, value, most);
+    fit = fit && 1 <= value && value <= most;
+  }
+  return fit;
 }
 
 void validate_recompute(Problems& problems, const RunConfig& config) {
@@ -135,14 +168,9 @@ void validate_recompute(Problems& problems, const RunConfig& config) {
 std::vector<std::string> validate_layout(const RunConfig& config, int64_t world_size) {
   const ParallelConfig& parallel = config.parallel;
   // Sizes that do not fit the number of ranks are asked about the model all the same, so that a
-  // user hears everything at once; there is nothing to divide by below 1.
-  for (const int64_t size :
-       {parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size,
-        parallel.context_parallel_size, parallel.expert_model_parallel_size,
-        parallel.expert_tensor_parallel_size})
-    if (size < 1) return {};
-  if (config.training.micro_batch_size < 1) return {};
+  // user hears everything at once; but there is nothing to divide by below 1.
   Problems problems;
+  if (!sizes_can_be_multiplied(problems, config)) return problems;
   validate_tensor(problems, config);
   validate_positions(problems, config);
   validate_pipeline(problems, config, world_size);

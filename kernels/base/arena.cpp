@@ -64,9 +64,9 @@ void Arena::add_block(int64_t bytes) {
   const int64_t taken = align_up(std::max(bytes, planned / 8));
   if (blocks_.size() == 1)
     log_info(
-        "arena '{}' needs more than the planned {} MiB (uneven routing to experts): it goes on "
-        "in further blocks, the first of {} MiB",
-        name_, planned >> 20, taken >> 20);
+        "arena '{}' needs more than the planned {} KiB (uneven routing to experts): it goes on "
+        "in further blocks, the first of {} KiB",
+        name_, planned >> 10, taken >> 10);
   std::shared_ptr<void> owner = overflow_(taken);
   check(owner != nullptr, "arena '", name_, "' got no further block of ", taken, " bytes");
   blocks_.push_back({.data = static_cast<char*>(owner.get()),

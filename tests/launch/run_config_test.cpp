@@ -164,7 +164,7 @@ INSTANTIATE_TEST_SUITE_P(
                      c.model.moe_router_topk = 2;
                      c.parallel.expert_model_parallel_size = 4;
                    },
-                   "expert-model-parallel-size 4 does not divide num-experts 6; try 3"},
+                   "expert-model-parallel-size 4 does not divide num-experts 6; try 2"},
         IllegalRun{"experts_tensor",
                    [](RunConfig& c) {
                      c.model.num_experts = 8;
