@@ -134,8 +134,13 @@ void validate_recompute(Problems& problems, const RunConfig& config) {
 
 std::vector<std::string> validate_layout(const RunConfig& config, int64_t world_size) {
   const ParallelConfig& parallel = config.parallel;
-  // Without sizes that make a mesh there is nothing to divide by.
-  if (!validate(parallel, world_size).empty()) return {};
+  // Sizes that do not fit the number of ranks are asked about the model all the same, so that a
+  // user hears everything at once; there is nothing to divide by below 1.
+  for (const int64_t size :
+       {parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size,
+        parallel.context_parallel_size, parallel.expert_model_parallel_size,
+        parallel.expert_tensor_parallel_size})
+    if (size < 1) return {};
   if (config.training.micro_batch_size < 1) return {};
   Problems problems;
   validate_tensor(problems, config);

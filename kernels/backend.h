@@ -72,19 +72,7 @@ class Backend : public MoeOps {
   /// is rounded to T before it is multiplied by the weight.
   void rms_norm_forward(const Tensor& y, const Tensor& rstd, const Tensor& x, const Tensor& weight,
                         double epsilon);
-  /// sum = a + b and y = rms_norm(sum) in one pass. `sum` may be a or b.
-  struct AddRmsNorm {
-    Tensor sum, y, rstd;  // outputs
-    Tensor a, b, weight;
-    double epsilon = 1e-5;
-  };
   void add_rms_norm_forward(const AddRmsNorm& arguments);
-  /// dx = d(rms_norm)/dx * dy + dresidual; dweight += sum over rows of dy * x * rstd.
-  struct RmsNormBackward {
-    Tensor dx, dweight;  // [rows, H] T; [H] acc
-    Tensor dy, x, rstd, weight;
-    Tensor dresidual{};  // [rows, H] T, optional; may be dx or dy
-  };
   void rms_norm_backward(const RmsNormBackward& arguments);
 
   // --- heads: norm, RoPE and transpose of q, k or v ---

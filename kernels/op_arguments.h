@@ -22,6 +22,20 @@ struct MatmulOptions {
   Accumulate accumulate = Accumulate::no;
 };
 
+/// sum = a + b and y = rms_norm(sum) in one pass. `sum` may be a or b.
+struct AddRmsNorm {
+  Tensor sum, y, rstd;  // outputs
+  Tensor a, b, weight;
+  double epsilon = 1e-5;
+};
+
+/// dx = d(rms_norm)/dx * dy + dresidual; dweight += sum over rows of dy * x * rstd.
+struct RmsNormBackward {
+  Tensor dx, dweight;  // [rows, H] T; [H] acc
+  Tensor dy, x, rstd, weight;
+  Tensor dresidual{};  // [rows, H] T, optional; may be dx or dy
+};
+
 /// Normalisation of q, k or v. `per_head`: one RMSNorm per head with a weight of D shared by all
 /// heads (HybridNorm). `full_width`: one RMSNorm over the whole projection (OLMo 2).
 enum class HeadNorm : uint8_t { none, per_head, full_width };

@@ -17,8 +17,8 @@ std::vector<std::string> names_of(Configs... configs) {
 }  // namespace
 
 std::vector<std::string> every_option_name() {
-  return names_of(RunConfig(), SourceOptions(), LoadOptions(), InfoOptions(), GenerationOptions(),
-                  PrepareConfig(), TokenizerTraining());
+  return names_of(RunConfig(), SourceOptions(), TrainOptions(), LoadOptions(), InfoOptions(),
+                  GenerationOptions(), PrepareConfig(), TokenizerTraining());
 }
 
 }  // namespace phalanx

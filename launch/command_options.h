@@ -25,7 +25,22 @@ void visit_fields(Config& config, Visitor& visit) {
   visit("model", config.model, "named model: shape and recipe; see `phalanx info --list`");
 }
 
-/// The same for subcommands that start from a finished run.
+/// What `phalanx train` does instead of training.
+struct TrainOptions {
+  bool verify_layout = false;
+};
+
+template <class Config, class Visitor>
+requires ConfigOf<Config, TrainOptions>
+void visit_fields(Config& config, Visitor& visit) {
+  visit.group("Check");
+  visit("verify-layout", config.verify_layout,
+        "do not train: run two steps of a shrunken copy of the model in this layout and on one "
+        "fp32 rank, compare loss, gradients and weights, and end with 0 if they are the same");
+}
+
+/// The same for subcommands that start from a finished run. The layout it was trained in is not
+/// taken over: weights load on any mesh, and these subcommands run on other numbers of ranks.
 struct LoadOptions {
   std::string load;
   std::string config;

@@ -1,6 +1,7 @@
 // `phalanx evaluate`: loss and perplexity of a finished run on held-out data.
 #include <cstdio>
 
+#include "core/layout_validate.h"
 #include "core/train/run_evaluation.h"
 #include "launch/commands.h"
 #include "launch/mpi_ranks.h"
@@ -11,7 +12,9 @@ namespace {
 
 constexpr char kUsage[] =
     "usage: [mpirun -n N] phalanx evaluate --load RUN [options]\n"
-    "Loss and perplexity of RUN's weights on the validation split of its data, or of other data.";
+    "Loss and perplexity of RUN's weights on the validation split of its data, or of other data.\n"
+    "The ranks are data-parallel unless options say how to share the model: the layout RUN was\n"
+    "trained in plays no part.";
 
 struct EvaluateTable {
   LoadOptions load;
@@ -33,6 +36,7 @@ int evaluate_on_ranks(const Arguments& arguments, const Ranks& ranks) {
     problems.push_back(std::move(problem));
   for (auto& problem : validate(config.parallel, ranks.size))
     problems.push_back(std::move(problem));
+  for (auto& problem : validate_layout(config, ranks.size)) problems.push_back(std::move(problem));
   if (report_problems(problems, ranks)) return 2;
 
   const DeviceMesh mesh(config.parallel, ranks.size);
@@ -49,9 +53,9 @@ int evaluate_on_ranks(const Arguments& arguments, const Ranks& ranks) {
 
 int run_evaluate(const Arguments& arguments) {
   if (wants_help(arguments)) {
-    const auto text =
-        help_text(kUsage, EvaluateTable().table,
-                  {"Sources", "Data", "Tokenizer", "Training", "Evaluation and logs"});
+    const auto text = help_text(
+        kUsage, EvaluateTable().table,
+        {"Sources", "Data", "Tokenizer", "Parallelism", "Training", "Evaluation and logs"});
     std::fputs(text.c_str(), stdout);
     return 0;
   }

@@ -1,7 +1,9 @@
 // `phalanx generate`: text from a finished run, printed while it is written.
 #include <cstdio>
+#include <cstdlib>
 
 #include "launch/commands.h"
+#include "launch/mpi_ranks.h"
 #include "launch/options.h"
 
 namespace phalanx {
@@ -31,6 +33,25 @@ void check_generation(const GenerationOptions& generation, std::vector<std::stri
                        generation.top_p));
 }
 
+/// Tokens are drawn one after the other from the whole model: one process.
+void check_one_rank(const ParallelConfig& parallel, std::vector<std::string>& problems) {
+  const int64_t ranks = launched_ranks([](const char* name) { return std::getenv(name); });
+  if (ranks > 1)
+    problems.push_back(fmt::format(
+        "generate runs on one rank and was started on {}; start it without mpirun", ranks));
+  const std::pair<const char*, int64_t> sizes[] = {
+      {"tensor-model-parallel-size", parallel.tensor_model_parallel_size},
+      {"pipeline-model-parallel-size", parallel.pipeline_model_parallel_size},
+      {"context-parallel-size", parallel.context_parallel_size},
+      {"expert-model-parallel-size", parallel.expert_model_parallel_size},
+      {"expert-tensor-parallel-size", parallel.expert_tensor_parallel_size}};
+  for (const auto& [option, size] : sizes)
+    if (size != 1)
+      problems.push_back(fmt::format(
+          "{} {}: generate runs on one rank; leave the option out, weights load on any mesh",
+          option, size));
+}
+
 }  // namespace
 
 int run_generate(const Arguments& arguments) {
@@ -48,6 +69,7 @@ int run_generate(const Arguments& arguments) {
   auto problems = apply_options(arguments, table, config);
   if (load.load.empty()) problems.push_back("load is empty: give --load RUN, a run folder");
   check_generation(generation, problems);
+  check_one_rank(config.parallel, problems);
   for (auto& problem : validate(config.model, config.data.seq_length))
     problems.push_back(std::move(problem));
   throw_problems(problems);

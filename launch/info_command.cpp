@@ -6,6 +6,7 @@
 #include "core/layout_validate.h"
 #include "core/model/model_cost.h"
 #include "core/train/memory_needs.h"
+#include "core/train/pipeline_report.h"
 #include "core/train/run_setup.h"
 #include "kernels/null_backend.h"
 #include "launch/commands.h"
@@ -23,6 +24,12 @@ void print(const std::string& text) {
   std::fputs(text.c_str(), stdout);
 }
 
+/// Of one rank and step. Without a batch size: as many as fill the pipeline.
+int64_t num_micro_batches(const RunConfig& config, const DeviceMesh& mesh) {
+  const int64_t step = config.training.micro_batch_size * mesh.size(MeshAxis::dp);
+  return std::max(config.training.global_batch_size / step, mesh.size(MeshAxis::pp));
+}
+
 /// Memory of one pipeline rank: measured by one step of the real layers that computes nothing.
 MemoryNeeds measure_memory(const RunConfig& config, const DeviceMesh& mesh, int64_t pp_rank) {
   const int64_t num_stages = mesh.size(MeshAxis::pp);
@@ -32,9 +39,7 @@ MemoryNeeds measure_memory(const RunConfig& config, const DeviceMesh& mesh, int6
   ParameterStore store;
   PhdStage stage(config.model, store, backend, groups,
                  stage_options(config.model, config.parallel, config.data.seq_length, pp_rank));
-  // Without a batch size: as many micro-batches as fill the pipeline.
-  const int64_t step = config.training.micro_batch_size * mesh.size(MeshAxis::dp);
-  const int64_t micro_batches = std::max(config.training.global_batch_size / step, num_stages);
+  const int64_t micro_batches = num_micro_batches(config, mesh);
   const auto schedule =
       make_schedule(config.parallel.pipeline_schedule, {.stage = pp_rank,
                                                         .num_stages = num_stages,
@@ -46,7 +51,8 @@ MemoryNeeds measure_memory(const RunConfig& config, const DeviceMesh& mesh, int6
                               .shape = {.positions = config.data.seq_length,
                                         .sequences = config.training.micro_batch_size},
                               .dtype = compute_dtype(config.training.precision),
-                              .slots = slots_of(schedule, stage.num_chunks())});
+                              .slots = slots_of(schedule, stage.num_chunks()),
+                              .sharding = config.parallel.data_parallel_sharding_strategy});
 }
 
 struct Info {
@@ -108,6 +114,16 @@ std::string flops_text(const Info& info) {
   text += fmt::format("  forward over the same model with K = 1: {:.3f} x\n",
                       cost.forward_flops_per_token / cost.vanilla_forward_flops);
   return text;
+}
+
+std::string layout_text(const Info& info) {
+  const DeviceMesh mesh(info.config.parallel, info.options.world_size);
+  const std::string text =
+      pipeline_text({.model = info.config.model,
+                     .parallel = info.config.parallel,
+                     .seq_length = info.config.data.seq_length,
+                     .num_micro_batches = num_micro_batches(info.config, mesh)});
+  return text.empty() ? "" : text + "\n";
 }
 
 std::string memory_text(const Info& info) {
@@ -194,7 +210,8 @@ int run_info(const Arguments& arguments) {
   if (options.json)
     print(info_json(info).dump(2) + "\n");
   else
-    print(parameter_text(info.parameters) + "\n" + flops_text(info) + "\n" + memory_text(info));
+    print(parameter_text(info.parameters) + "\n" + flops_text(info) + "\n" + layout_text(info) +
+          memory_text(info));
   return 0;
 }
 

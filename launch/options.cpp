@@ -42,6 +42,15 @@ void apply(const Settings& source, const OptionTable& table, std::vector<std::st
   }
 }
 
+/// `settings` without those of the options in `group`.
+Settings without_group(Settings settings, const OptionTable& table, const std::string& group) {
+  std::erase_if(settings.settings, [&](const Setting& setting) {
+    const Option* option = table.find(setting.name);
+    return option != nullptr && option->group == group;
+  });
+  return settings;
+}
+
 std::vector<std::string> preset_names() {
   std::vector<std::string> names;
   for (const auto& preset : model_presets()) names.push_back(preset.name);
@@ -75,7 +84,7 @@ std::vector<std::string> apply_options(const std::vector<std::string>& arguments
                                      nearest_word(name, preset_names())));
   }
   if (const std::string run = look_up("load", sources); table.find("load") && !run.empty())
-    base = read_config_file(run + "/config.ini", table);
+    base = without_group(read_config_file(run + "/config.ini", table), table, "Parallelism");
   for (const Settings* source : lowest_first) apply(*source, table, problems);
   return problems;
 }

@@ -16,8 +16,9 @@ bool wants_help(const std::vector<std::string>& arguments);
 
 /// Sets the fields behind `table` from all sources: command line > file named by `config` >
 /// PHALANX_ environment > base > default, where base is the preset named by `model`, put into
-/// `config`, or the config.ini of the run folder named by `load`. Returns all problems, one
-/// sentence each. Files and environment may hold options of other subcommands.
+/// `config`, or the config.ini of the run folder named by `load`, without its layout: weights
+/// load on any mesh. Returns all problems, one sentence each. Files and environment may hold
+/// options of other subcommands.
 std::vector<std::string> apply_options(const std::vector<std::string>& arguments,
                                        const OptionTable& table, RunConfig& config);
 

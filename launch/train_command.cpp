@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "core/train/run_training.h"
+#include "core/train/run_verification.h"
 #include "launch/commands.h"
 #include "launch/mpi_ranks.h"
 #include "launch/options.h"
@@ -14,18 +15,34 @@ namespace {
 constexpr char kUsage[] =
     "usage: [mpirun -n N] phalanx train --run-dir RUN --data-path PREFIX --train-iters N "
     "[options]\n"
-    "Trains a model; writes config.ini, metrics.jsonl, TensorBoard events and weights.h5 into RUN.";
+    "Trains a model; writes config.ini, metrics.jsonl, TensorBoard events and weights.h5 into "
+    "RUN.\n"
+    "With --verify-layout: checks the layout instead, writes nothing and ends with 0 (the same as "
+    "one "
+    "rank)\nor 3 (not the same).";
+
+constexpr int kLayoutDiffers = 3;
 
 struct TrainTable {
   SourceOptions sources;
+  TrainOptions train;
   RunConfig config;
   OptionTable table;
 
   TrainTable() {
     visit_fields(sources, table);
+    visit_fields(train, table);
     visit_fields(config, table);
   }
 };
+
+int verify_on_ranks(const RunConfig& config, const Ranks& ranks) {
+  const auto backend = make_backend(Device::cpu, static_cast<int>(config.training.threads));
+  const VerificationResult result =
+      run_verification(config, *backend, ranks.size, make_mpi_process_groups);
+  if (ranks.rank == 0) std::fputs(result.text.c_str(), stdout);
+  return result.same ? 0 : kLayoutDiffers;
+}
 
 int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
   TrainTable options;
@@ -34,6 +51,7 @@ int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
   for (auto& problem : validate(config, ranks.size)) problems.push_back(std::move(problem));
   if (report_problems(problems, ranks)) return 2;
 
+  if (options.train.verify_layout) return verify_on_ranks(config, ranks);
   const DeviceMesh mesh(config.parallel, ranks.size);
   ProcessGroups groups = make_mpi_process_groups(mesh);
   const auto backend = make_backend(Device::cpu, static_cast<int>(config.training.threads));

@@ -23,8 +23,8 @@ DistributedOptimizer::DistributedOptimizer(ParameterStore& store, GradientBuffer
   allocate_state();
   int64_t state_begin = 0;
   for (size_t i = 0; i < num_buckets; ++i) {
+    add_shards(i, state_begin);
     const auto [begin, end] = gradients_.shard_range(i);
-    add_shards(gradients_.buckets()[i], begin, end, state_begin);
     state_begin += end - begin;
   }
 }
@@ -41,8 +41,24 @@ void DistributedOptimizer::allocate_state() {
   squares_ = take(1, DType::f64);
 }
 
-void DistributedOptimizer::add_shards(const Bucket& bucket, int64_t begin, int64_t end,
-                                      int64_t state_begin) {
+AdamWTensors DistributedOptimizer::tensors_of(size_t bucket, int64_t state_begin, int64_t first,
+                                              int64_t last) const {
+  const auto state = [&](const Tensor& block) {
+    return block.slice(state_begin + first, state_begin + last);
+  };
+  const Tensor weights = gradients_.value_shard(bucket).slice(first, last);
+  return {.parameter = masters_are_weights_ ? Tensor{} : weights,
+          .master = masters_are_weights_ ? weights : state(master_),
+          .exp_avg = state(exp_avg_),
+          .exp_avg_sq = state(exp_avg_sq_),
+          .gradient = gradients_.gradient_shard(bucket).slice(first, last)};
+}
+
+// Elements count from the begin of this rank's shard of the bucket.
+void DistributedOptimizer::add_shards(size_t index, int64_t state_begin) {
+  const Bucket& bucket = gradients_.buckets()[index];
+  const auto [begin, end] = gradients_.shard_range(index);
+  int64_t span_begin = 0;
   for (int64_t i = bucket.first_parameter; i < bucket.last_parameter; ++i) {
     const Parameter& parameter = store_[i];
     const int64_t first = std::max(begin, parameter.flat_offset);
@@ -50,49 +66,29 @@ void DistributedOptimizer::add_shards(const Bucket& bucket, int64_t begin, int64
     if (first >= last) continue;
     const int64_t columns = parameter.matrix_shape()[1];
     const Shape shape{(last - first) / columns, columns};
-    const int64_t place = state_begin + first - begin;
-    const auto state = [&](const Tensor& block) {
-      return block.slice(place, place + last - first).view(shape);
-    };
+    const AdamWTensors own = tensors_of(index, state_begin, first - begin, last - begin);
     shards_.push_back({.parameter = &parameter,
                        .row_begin = (first - parameter.flat_offset) / columns,
                        .row_end = (last - parameter.flat_offset) / columns,
-                       .gradient = store_.flat_gradient().slice(first, last).view(shape),
-                       .master = masters_are_weights_
-                                     ? store_.flat_value().slice(first, last).view(shape)
-                                     : state(master_),
-                       .exp_avg = state(exp_avg_),
-                       .exp_avg_sq = state(exp_avg_sq_)});
-    add_to_spans(parameter, first, last, place);
+                       .weights = (masters_are_weights_ ? own.master : own.parameter).view(shape),
+                       .gradient = own.gradient.view(shape),
+                       .master = own.master.view(shape),
+                       .exp_avg = own.exp_avg.view(shape),
+                       .exp_avg_sq = own.exp_avg_sq.view(shape)});
+    Span span{.tensors = own,
+              .weight_decay = weight_decay_of(parameter.spec.kind),
+              .counted = counts_in_norm(parameter)};
+    // What is updated and counted like its neighbour before goes through the ops with it.
+    const bool joins = first > begin && spans_.back().counted == span.counted &&
+                       spans_.back().weight_decay == span.weight_decay;
+    if (joins) {
+      spans_.pop_back();
+      span.tensors = tensors_of(index, state_begin, span_begin, last - begin);
+    } else {
+      span_begin = first - begin;
+    }
+    spans_.push_back(span);
   }
-}
-
-void DistributedOptimizer::add_to_spans(const Parameter& parameter, int64_t begin, int64_t end,
-                                        int64_t state_begin) {
-  const double weight_decay = weight_decay_of(parameter.spec.kind);
-  const bool counted = counts_in_norm(parameter);
-  int64_t first = begin;
-  int64_t state_first = state_begin;
-  // Neighbours in the flat block are neighbours in the state, which has the same order.
-  if (!spans_.empty() && spans_.back().end == begin && spans_.back().counted == counted &&
-      spans_.back().weight_decay == weight_decay) {
-    const int64_t before = spans_.back().tensors.gradient.numel();
-    first -= before;
-    state_first -= before;
-    spans_.pop_back();
-  }
-  const auto state = [&](const Tensor& block) {
-    return block.slice(state_first, state_first + end - first);
-  };
-  const Tensor weights = store_.flat_value().slice(first, end);
-  spans_.push_back({.tensors = {.parameter = masters_are_weights_ ? Tensor{} : weights,
-                                .master = masters_are_weights_ ? weights : state(master_),
-                                .exp_avg = state(exp_avg_),
-                                .exp_avg_sq = state(exp_avg_sq_),
-                                .gradient = store_.flat_gradient().slice(first, end)},
-                    .weight_decay = weight_decay,
-                    .counted = counted,
-                    .end = end});
 }
 
 double DistributedOptimizer::weight_decay_of(ParameterKind kind) const {
@@ -121,7 +117,7 @@ void DistributedOptimizer::initialise(uint64_t seed) {
     initialise_rows(ops_, *shard.parameter, shard.row_begin, shard.master, seed);
   if (!masters_are_weights_)
     for (const Span& span : spans_) ops_.copy(span.tensors.parameter, span.tensors.master);
-  gather_parameters();
+  gradients_.gather_weights();
 }
 
 double DistributedOptimizer::gradient_norm() {
@@ -143,13 +139,6 @@ void DistributedOptimizer::step(double learning_rate, double gradient_scale) {
                                    .weight_decay = span.weight_decay,
                                    .gradient_scale = gradient_scale,
                                    .step = num_steps_});
-}
-
-void DistributedOptimizer::gather_parameters() {
-  ops_.synchronize();
-  for (const Bucket& bucket : gradients_.buckets())
-    gradients_.group_of(bucket).all_gather_in_place(
-        store_.flat_value().slice(bucket.begin, bucket.end), bucket.counts);
 }
 
 int64_t DistributedOptimizer::state_bytes() const {

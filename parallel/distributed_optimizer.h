@@ -17,7 +17,8 @@ struct OptimizerShard {
   const Parameter* parameter;
   int64_t row_begin;  // local rows of the parameter
   int64_t row_end;
-  Tensor gradient;                     // reduced, after finish_sync; [rows, columns] as all here
+  Tensor weights;                      // compute dtype; [rows, columns] as all here
+  Tensor gradient;                     // reduced, after finish_sync
   Tensor master, exp_avg, exp_avg_sq;  // views
 };
 
@@ -35,11 +36,9 @@ class DistributedOptimizer {
 
   /// L2 norm of the whole model's gradient, each element once; call after finish_sync.
   double gradient_norm();
-  /// One AdamW update of this rank's shards with gradients scaled by `gradient_scale`.
+  /// One AdamW update of this rank's shards with gradients scaled by `gradient_scale`;
+  /// GradientBuffer::gather_weights then gives them to every rank.
   void step(double learning_rate, double gradient_scale);
-  /// Gives every rank all updated weights.
-  void gather_parameters();
-
   int64_t num_steps() const { return num_steps_; }
   /// Continues the bias correction of a loaded state.
   void set_num_steps(int64_t num_steps) { num_steps_ = num_steps; }
@@ -53,11 +52,10 @@ class DistributedOptimizer {
     AdamWTensors tensors;
     double weight_decay;
     bool counted;  // this rank adds it to the gradient norm
-    int64_t end;   // flat element
   };
   void allocate_state();
-  void add_shards(const Bucket& bucket, int64_t begin, int64_t end, int64_t state_begin);
-  void add_to_spans(const Parameter& parameter, int64_t begin, int64_t end, int64_t state_begin);
+  void add_shards(size_t index, int64_t state_begin);
+  AdamWTensors tensors_of(size_t bucket, int64_t state_begin, int64_t first, int64_t last) const;
   double weight_decay_of(ParameterKind kind) const;
   bool counts_in_norm(const Parameter& parameter) const;
 

@@ -1,100 +1,33 @@
-// Buckets, their shards, and the reductions that run beside the backward.
+// Reductions that run beside the backward.
 #include "parallel/gradient_buffer.h"
 
 #include <algorithm>
-#include <numeric>
 
 namespace phalanx {
-namespace {
-
-/// The row boundary of the bucket's parameters nearest to flat element `wanted`.
-int64_t nearest_row_boundary(const ParameterStore& store, const Bucket& bucket, int64_t wanted) {
-  for (int64_t i = bucket.first_parameter; i < bucket.last_parameter; ++i) {
-    const Parameter& parameter = store[i];
-    if (wanted > parameter.flat_offset + parameter.numel()) continue;
-    const int64_t columns = parameter.matrix_shape()[1];
-    const int64_t row = (wanted - parameter.flat_offset + columns / 2) / columns;
-    return parameter.flat_offset + std::min(row, parameter.shape[0]) * columns;
-  }
-  return bucket.end;
-}
-
-void cut_bucket(const ParameterStore& store, int num_ranks, Bucket& bucket) {
-  const int64_t total = bucket.end - bucket.begin;
-  int64_t previous = bucket.begin;
-  for (int rank = 1; rank <= num_ranks; ++rank) {
-    // Split so that the product of elements and ranks stays far inside int64.
-    const int64_t wanted =
-        bucket.begin + total / num_ranks * rank + total % num_ranks * rank / num_ranks;
-    const int64_t cut =
-        rank == num_ranks ? bucket.end : nearest_row_boundary(store, bucket, wanted);
-    bucket.counts.push_back(cut - previous);
-    previous = cut;
-  }
-}
-
-bool reduced_alike(const Bucket& bucket, const Placement& placement) {
-  return bucket.expert == placement.is_expert() &&
-         bucket.shared_by_stages == placement.is_shared_by_stages();
-}
-
-/// What is left over joins the bucket before it, so that no bucket is too small to be worth a
-/// message.
-void merge_last(std::vector<Bucket>& buckets, int64_t bucket_size) {
-  if (buckets.size() < 2 || buckets.back().end - buckets.back().begin >= bucket_size) return;
-  Bucket& target = buckets[buckets.size() - 2];
-  const Bucket& last = buckets.back();
-  if (target.expert != last.expert || target.shared_by_stages != last.shared_by_stages) return;
-  target.end = last.end;
-  target.last_parameter = last.last_parameter;
-  buckets.pop_back();
-}
-
-}  // namespace
-
-ReducingRanks reducing_ranks(const ProcessGroups& groups) {
-  return {.dp_cp = groups.dp_cp->size(), .expert_dp = groups.expert_dp->size()};
-}
-
-std::vector<Bucket> make_buckets(const ParameterStore& store, int64_t bucket_size,
-                                 const ReducingRanks& ranks) {
-  check(bucket_size >= 1, "ddp-bucket-size ", bucket_size, " is below 1; nearest is 1");
-  std::vector<Bucket> buckets;
-  for (int64_t i = 0; i < store.size(); ++i) {
-    const Placement& placement = store[i].spec.placement;
-    const int64_t begin = store[i].flat_offset;
-    if (buckets.empty() || buckets.back().end - buckets.back().begin >= bucket_size ||
-        !reduced_alike(buckets.back(), placement))
-      buckets.push_back({.begin = begin,
-                         .end = begin,
-                         .first_parameter = i,
-                         .last_parameter = i,
-                         .expert = placement.is_expert(),
-                         .shared_by_stages = placement.is_shared_by_stages()});
-    buckets.back().end = begin + store[i].numel();
-    buckets.back().last_parameter = i + 1;
-  }
-  merge_last(buckets, bucket_size);
-  for (Bucket& bucket : buckets)
-    cut_bucket(store, bucket.expert ? ranks.expert_dp : ranks.dp_cp, bucket);
-  return buckets;
-}
 
 GradientBuffer::GradientBuffer(ParameterStore& store, Backend& backend, ProcessGroups& groups,
                                const Options& options)
     : store_(store),
       ops_(backend),
       groups_(groups),
-      gradient_sum_(backend),
+      partial_(store, backend, groups),
       options_(options),
-      buckets_(make_buckets(store, options.bucket_size, reducing_ranks(groups))),
+      buckets_(make_buckets(store, bucket_rules(groups, options.bucket_size, options.units))),
       pending_(buckets_.size()),
       started_(buckets_.size()),
-      not_final_(buckets_.size()) {}
+      not_final_(buckets_.size()) {
+  if (options.units.empty()) return;
+  std::vector<Bucket> of_units;
+  std::copy_if(buckets_.begin(), buckets_.end(), std::back_inserter(of_units),
+               [](const Bucket& bucket) { return bucket.unit >= 0; });
+  sharded_ = std::make_unique<ShardedUnits>(store, backend, groups, options.units, of_units);
+}
 
 void GradientBuffer::zero() {
-  ops_.zero(store_.flat_gradient());
-  started_.assign(buckets_.size(), 0);
+  store_.zero_gradients(ops_);
+  if (sharded_) sharded_->zero_gradients();
+  // Units reduce their buckets themselves.
+  for (size_t i = 0; i < buckets_.size(); ++i) started_[i] = buckets_[i].unit >= 0 ? 1 : 0;
   not_final_ = buckets_.size();
 }
 
@@ -102,8 +35,11 @@ void GradientBuffer::zero() {
 // for.
 void GradientBuffer::final_from(int64_t first_parameter) {
   if (!options_.overlap) return;
-  while (not_final_ > 0 && buckets_[not_final_ - 1].first_parameter >= first_parameter)
-    if (!buckets_[--not_final_].shared_by_stages) start_bucket(not_final_);
+  while (not_final_ > 0 && buckets_[not_final_ - 1].first_parameter >= first_parameter) {
+    --not_final_;
+    if (started_[not_final_] == 0 && !buckets_[not_final_].shared_by_stages)
+      start_bucket(not_final_);
+  }
 }
 
 void GradientBuffer::finish_sync() {
@@ -115,44 +51,49 @@ void GradientBuffer::finish_sync() {
     const PendingWork work = std::move(pending_[i]);
     work->wait();
   }
-}
-
-// Sums over ranks that are not the bucket's own group.
-void GradientBuffer::sum_partial_gradients(const Bucket& bucket) {
-  ProcessGroup& tp = *groups_.tp;
-  for (int64_t i = bucket.first_parameter; i < bucket.last_parameter; ++i) {
-    const Parameter& parameter = store_[i];
-    const Placement& placement = parameter.spec.placement;
-    if (placement.partial_gradient.contains(MeshAxis::tp))
-      tp.all_reduce(parameter.gradient, ReduceOp::sum);
-    if (placement.tp_replicas > 1) {
-      std::vector<int> replicas(static_cast<size_t>(placement.tp_replicas));
-      std::iota(replicas.begin(), replicas.end(),
-                tp.rank() / placement.tp_replicas * placement.tp_replicas);
-      gradient_sum_(tp, replicas, parameter.gradient);
-    }
-    if (placement.is_shared_by_stages())
-      gradient_sum_(*groups_.pp, {0, groups_.pp->size() - 1}, parameter.gradient);
-  }
+  if (sharded_) sharded_->finish_gradients();
 }
 
 void GradientBuffer::start_bucket(size_t index) {
   const Bucket& bucket = buckets_[index];
   started_[index] = 1;
-  sum_partial_gradients(bucket);
-  ProcessGroup& group = group_of(bucket);
+  partial_.sum(bucket);
+  ProcessGroup& group = group_of(bucket, groups_);
   if (group.size() == 1) return;
   // The communication thread reads what the backend wrote.
   ops_.synchronize();
-  pending_[index] = group.reduce_scatter_in_place_async(
-      store_.flat_gradient().slice(bucket.begin, bucket.end), bucket.counts);
+  pending_[index] = group.reduce_scatter_in_place_async(store_.gradients(bucket.begin, bucket.end),
+                                                        bucket.counts);
+}
+
+void GradientBuffer::gather_weights() {
+  ops_.synchronize();
+  for (const Bucket& bucket : buckets_)
+    if (bucket.unit < 0)
+      group_of(bucket, groups_)
+          .all_gather_in_place(store_.values(bucket.begin, bucket.end), bucket.counts);
+  if (sharded_) sharded_->forget_weights();
+}
+
+ParameterUnits& GradientBuffer::units() {
+  return sharded_ ? static_cast<ParameterUnits&>(*sharded_) : resident_;
 }
 
 std::pair<int64_t, int64_t> GradientBuffer::shard_range(size_t index) const {
   const Bucket& bucket = buckets_[index];
-  const auto own = bucket.counts.begin() + group_of(bucket).rank();
-  const int64_t begin = std::accumulate(bucket.counts.begin(), own, bucket.begin);
-  return {begin, begin + *own};
+  return bucket.shard(group_of(bucket, groups_).rank());
+}
+
+Tensor GradientBuffer::value_shard(size_t index) const {
+  if (buckets_[index].unit >= 0) return sharded_->value_shard(buckets_[index]);
+  const auto [begin, end] = shard_range(index);
+  return store_.values(begin, end);
+}
+
+Tensor GradientBuffer::gradient_shard(size_t index) const {
+  if (buckets_[index].unit >= 0) return sharded_->gradient_shard(buckets_[index]);
+  const auto [begin, end] = shard_range(index);
+  return store_.gradients(begin, end);
 }
 
 }  // namespace phalanx

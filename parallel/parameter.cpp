@@ -1,6 +1,8 @@
 // ParameterStore: registration, the two flat blocks, and starting values.
 #include "parallel/parameter.h"
 
+#include <algorithm>
+
 namespace phalanx {
 namespace {
 
@@ -46,7 +48,7 @@ Shape fused_shape(const ParameterStore& store, const Parameter& first, int64_t c
 }  // namespace
 
 Parameter& ParameterStore::add(const ParameterSpec& spec, int rank, int size) {
-  check(!flat_value_, "parameter ", spec.name, " comes after allocate; register all layers first");
+  check(!values_, "parameter ", spec.name, " comes after allocate; register all layers first");
   check(names_.insert(spec.name).second, "parameter ", spec.name,
         " is registered twice; every parameter needs its own name");
   const int dims = spec.global_shape.rank();
@@ -76,22 +78,76 @@ Parameter& ParameterStore::add(const ParameterSpec& spec, int rank, int size) {
   return *parameters_.back();
 }
 
-void ParameterStore::allocate(Backend& backend, DType compute_dtype) {
-  check(!flat_value_, "the parameters have been allocated before; allocate once");
+void ParameterStore::allocate(Backend& backend, DType compute_dtype,
+                              const std::vector<ParameterRange>& units) {
+  check(!values_, "the parameters have been allocated before; allocate once");
   check(numel_ > 0, "no parameter is registered; register the layers before allocate");
   const DType gradient_dtype = accumulator_dtype(compute_dtype);
-  value_block_ = backend.allocate(numel_ * dtype_bytes(compute_dtype));
-  gradient_block_ = backend.allocate(numel_ * dtype_bytes(gradient_dtype));
-  flat_value_ = {value_block_.get(), {numel_}, compute_dtype, backend.device()};
-  flat_gradient_ = {gradient_block_.get(), {numel_}, gradient_dtype, backend.device()};
-  for (const auto& parameter : parameters_) {
-    parameter->value = part_of(flat_value_, parameter->flat_offset, parameter->shape);
-    parameter->gradient = part_of(flat_gradient_, parameter->flat_offset, parameter->shape);
+  int64_t resident = numel_;
+  for (const ParameterRange& unit : units)
+    for (int64_t i = unit.first; i < unit.last; ++i) resident -= (*this)[i].numel();
+  value_block_ = backend.allocate(resident * dtype_bytes(compute_dtype));
+  gradient_block_ = backend.allocate(resident * dtype_bytes(gradient_dtype));
+  values_ = {value_block_.get(), {resident}, compute_dtype, backend.device()};
+  gradients_ = {gradient_block_.get(), {resident}, gradient_dtype, backend.device()};
+  int64_t at = 0;
+  int64_t next = 0;
+  const auto place_until = [&](int64_t last) {
+    if (next == last) return;
+    const int64_t begin = (*this)[next].flat_offset;
+    const int64_t end = last < size() ? (*this)[last].flat_offset : numel_;
+    place_values({next, last}, values_.slice(at, at + end - begin));
+    place_gradients({next, last}, gradients_.slice(at, at + end - begin));
+    at += end - begin;
+  };
+  for (const ParameterRange& unit : units) {
+    place_until(unit.first);
+    place_values(unit, {});
+    place_gradients(unit, {});
+    next = unit.last;
+  }
+  place_until(size());
+}
+
+void ParameterStore::place_values(const ParameterRange& unit, const Tensor& block) {
+  for (int64_t i = unit.first; i < unit.last; ++i) {
+    Parameter& parameter = (*this)[i];
+    const int64_t at = parameter.flat_offset - (*this)[unit.first].flat_offset;
+    parameter.value = block ? part_of(block, at, parameter.shape)
+                            : Tensor{nullptr, parameter.shape, values_.dtype, values_.device};
   }
 }
 
+void ParameterStore::place_gradients(const ParameterRange& unit, const Tensor& block) {
+  for (int64_t i = unit.first; i < unit.last; ++i) {
+    Parameter& parameter = (*this)[i];
+    const int64_t at = parameter.flat_offset - (*this)[unit.first].flat_offset;
+    parameter.gradient = block ? part_of(block, at, parameter.shape)
+                               : Tensor{nullptr, parameter.shape, gradients_.dtype, values_.device};
+  }
+}
+
+const Parameter& ParameterStore::holder_of(int64_t begin, int64_t end) const {
+  check(0 <= begin && begin <= end && end <= numel_, "elements [", begin, ", ", end,
+        ") of a store of ", numel_);
+  const auto after = std::upper_bound(
+      parameters_.begin(), parameters_.end(), begin,
+      [](int64_t wanted, const auto& parameter) { return wanted < parameter->flat_offset; });
+  return **std::prev(after);
+}
+
+Tensor ParameterStore::values(int64_t begin, int64_t end) const {
+  const Parameter& first = holder_of(begin, end);
+  return part_of(first.value, begin - first.flat_offset, {end - begin});
+}
+
+Tensor ParameterStore::gradients(int64_t begin, int64_t end) const {
+  const Parameter& first = holder_of(begin, end);
+  return part_of(first.gradient, begin - first.flat_offset, {end - begin});
+}
+
 void ParameterStore::initialise(Backend& backend, uint64_t seed) {
-  check(static_cast<bool>(flat_value_), "allocate the parameters before drawing them");
+  check(static_cast<bool>(values_), "allocate the parameters before drawing them");
   for (const auto& parameter : parameters_)
     initialise_rows(backend, *parameter, 0, parameter->value.view(parameter->matrix_shape()), seed);
 }
@@ -112,11 +168,11 @@ void initialise_rows(Backend& backend, const Parameter& parameter, int64_t row_b
 }
 
 Tensor ParameterStore::fused_value(const Parameter& first, int64_t count) const {
-  return part_of(flat_value_, first.flat_offset, fused_shape(*this, first, count));
+  return part_of(first.value, 0, fused_shape(*this, first, count));
 }
 
 Tensor ParameterStore::fused_gradient(const Parameter& first, int64_t count) const {
-  return part_of(flat_gradient_, first.flat_offset, fused_shape(*this, first, count));
+  return part_of(first.gradient, 0, fused_shape(*this, first, count));
 }
 
 }  // namespace phalanx

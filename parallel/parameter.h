@@ -57,6 +57,12 @@ struct Parameter {
 void initialise_rows(Backend& backend, const Parameter& parameter, int64_t row_begin,
                      const Tensor& rows, uint64_t seed);
 
+/// Parameters [first, last) of a store that come and go together: one layer (ZeRO stage 3).
+struct ParameterRange {
+  int64_t first = 0;
+  int64_t last = 0;
+};
+
 /// Owns the parameters of this rank. First layers register (no memory yet, so `phalanx info` can
 /// count any model), then `allocate` takes the blocks, then `initialise` draws the weights.
 class ParameterStore {
@@ -65,8 +71,14 @@ class ParameterStore {
   /// if none does). Throws if the size does not divide the cut dim. The reference stays valid.
   Parameter& add(const ParameterSpec& spec, int rank = 0, int size = 1);
 
-  /// Takes both blocks from the backend and points every parameter into them.
-  void allocate(Backend& backend, DType compute_dtype);
+  /// Takes both blocks from the backend and points every parameter into them, but those of `units`
+  /// (ascending), which have memory only between `place_...` calls.
+  void allocate(Backend& backend, DType compute_dtype,
+                const std::vector<ParameterRange>& units = {});
+  /// Points the parameters of `unit` one after the other into `block` [elements of the unit];
+  /// nowhere if it is absent.
+  void place_values(const ParameterRange& unit, const Tensor& block);
+  void place_gradients(const ParameterRange& unit, const Tensor& block);
   /// Draws every weight from (seed, name, global element index).
   void initialise(Backend& backend, uint64_t seed);
 
@@ -76,22 +88,31 @@ class ParameterStore {
     return *parameters_[static_cast<size_t>(index)];
   }
   int64_t numel() const { return numel_; }
-  DType dtype() const { return flat_value_.dtype; }
-  Tensor flat_value() const { return flat_value_; }        // [numel], compute dtype
-  Tensor flat_gradient() const { return flat_gradient_; }  // [numel], accumulator dtype
+  DType dtype() const { return values_.dtype; }
+  /// Flat elements [begin, end), of parameters that are adjacent in memory: [end - begin] of the
+  /// compute dtype, or of the accumulator's.
+  Tensor values(int64_t begin, int64_t end) const;
+  Tensor gradients(int64_t begin, int64_t end) const;
+  /// Everything, without units.
+  Tensor flat_value() const { return values(0, numel_); }
+  Tensor flat_gradient() const { return gradients(0, numel_); }
+  /// Zeroes what does not belong to units.
+  void zero_gradients(Backend& backend) { backend.zero(gradients_); }
   /// Rows [first.out + second.out + ..., in] of parameters registered one after the other: one
   /// matrix for one product. `count` parameters from `first` on.
   Tensor fused_value(const Parameter& first, int64_t count) const;
   Tensor fused_gradient(const Parameter& first, int64_t count) const;
 
  private:
+  const Parameter& holder_of(int64_t begin, int64_t end) const;
+
   std::vector<std::unique_ptr<Parameter>> parameters_;
   std::unordered_set<std::string> names_;
   int64_t numel_ = 0;
   std::shared_ptr<void> value_block_;
   std::shared_ptr<void> gradient_block_;
-  Tensor flat_value_;
-  Tensor flat_gradient_;
+  Tensor values_;     // all but units, one parameter after the other
+  Tensor gradients_;  // the same
 };
 
 }  // namespace phalanx

@@ -45,11 +45,23 @@ std::vector<int> odd_ranks(const std::vector<Copy>& copies) {
 
 }  // namespace
 
-ReplicaCheck::ReplicaCheck(const ParameterStore& store, Backend& backend, ProcessGroup& world)
-    : store_(store), ops_(backend), world_(world), table_(pieces_of(store), world) {
+std::vector<HeldWeight> held_weights(const ParameterStore& store,
+                                     const std::vector<OptimizerShard>& shards) {
+  std::vector<HeldWeight> held;
+  for (int64_t i = 0; i < store.size(); ++i)
+    if (store[i].value.data != nullptr)
+      held.push_back({piece_of(store[i], 0, store[i].matrix_shape()[0]), store[i].value});
+  for (const OptimizerShard& shard : shards)
+    if (shard.parameter->value.data == nullptr)
+      held.push_back({piece_of(*shard.parameter, shard.row_begin, shard.row_end), shard.weights});
+  return held;
+}
+
+ReplicaCheck::ReplicaCheck(std::vector<HeldWeight> weights, Backend& backend, ProcessGroup& world)
+    : weights_(std::move(weights)), ops_(backend), world_(world), table_(own_pieces(), world) {
   for (size_t i = 0; i < table_.entries().size(); ++i)
     if (table_.has_replicas(table_.entries()[i])) replicated_.push_back(i);
-  for (const Piece& piece : pieces_of(store)) {
+  for (const Piece& piece : own_pieces()) {
     const auto entry = static_cast<size_t>(table_.find(piece));
     const auto place = std::lower_bound(replicated_.begin(), replicated_.end(), entry);
     const bool found = place != replicated_.end() && *place == entry;
@@ -57,6 +69,12 @@ ReplicaCheck::ReplicaCheck(const ParameterStore& store, Backend& backend, Proces
   }
   hashes_.resize(replicated_.size());
   extremes_.resize(2 * replicated_.size());
+}
+
+std::vector<Piece> ReplicaCheck::own_pieces() const {
+  std::vector<Piece> pieces;
+  for (const HeldWeight& weight : weights_) pieces.push_back(weight.piece);
+  return pieces;
 }
 
 uint64_t ReplicaCheck::hash_of(const Tensor& value) {
@@ -77,11 +95,10 @@ uint64_t ReplicaCheck::hash_of(const Tensor& value) {
 void ReplicaCheck::run() {
   if (replicated_.empty()) return;  // the same on every rank
   std::fill(extremes_.begin(), extremes_.end(), kNothing);
-  for (int64_t i = 0; i < store_.size(); ++i) {
-    const int64_t slot = slot_[static_cast<size_t>(i)];
-    if (slot < 0) continue;
-    const auto place = static_cast<size_t>(slot);
-    hashes_[place] = static_cast<int64_t>(hash_of(store_[i].value));
+  for (size_t i = 0; i < weights_.size(); ++i) {
+    if (slot_[i] < 0) continue;
+    const auto place = static_cast<size_t>(slot_[i]);
+    hashes_[place] = static_cast<int64_t>(hash_of(weights_[i].value));
     extremes_[2 * place] = hashes_[place];
     extremes_[2 * place + 1] = ~hashes_[place];
   }

@@ -202,10 +202,7 @@ class ThreadProcessGroup::MessageWork final : public Work {
       throw;
     }
   }
-  void give_up() {
-    meeting_.world->withdraw(*meeting_.calls, messages_);
-    meeting_.world->poison();
-  }
+  void give_up() { meeting_.world->withdraw(*meeting_.calls, messages_); }
 
   std::string name_;
   Meeting meeting_;

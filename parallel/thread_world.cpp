@@ -55,7 +55,7 @@ ThreadWorld::MessagePtr ThreadWorld::receive(ThreadMeetingPoint& point,
 
 void ThreadWorld::deliver(Mailbox& mailbox, const ThreadMeetingPoint::Route& route,
                           const std::string& group) {
-  if (mailbox.sent.empty() || mailbox.awaited.empty()) return;
+  if (poisoned_ || mailbox.sent.empty() || mailbox.awaited.empty()) return;
   PostedMessage& source = *mailbox.sent.front();
   PostedMessage& target = *mailbox.awaited.front();
   const int64_t bytes = source.tensor.bytes();
@@ -81,8 +81,12 @@ void ThreadWorld::wait(const PostedMessage& message, const std::string& group) {
   if (!message.failure.empty()) fail(message.failure);
 }
 
+// Only a rank that fails leaves messages behind. Its peers must not take a later message for the
+// one that is gone, so they end here and not when the failure has come all the way up.
 void ThreadWorld::withdraw(ThreadMeetingPoint& point, const std::vector<MessagePtr>& messages) {
   const std::lock_guard lock(mutex_);
+  poisoned_ = true;
+  changed_.notify_all();
   const auto withdrawn = [&](const MessagePtr& message) {
     return std::find(messages.begin(), messages.end(), message) != messages.end();
   };

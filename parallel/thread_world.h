@@ -77,7 +77,7 @@ class ThreadWorld {
                      const Tensor& x, const std::string& group);
   /// Returns when the message has been copied; throws if its ends do not fit or a rank failed.
   void wait(const PostedMessage& message, const std::string& group);
-  /// From here on nobody touches the tensors of these messages.
+  /// Poisons the world; from here on nobody touches the tensors of these messages.
   void withdraw(ThreadMeetingPoint& point, const std::vector<MessagePtr>& messages);
 
   void poison();

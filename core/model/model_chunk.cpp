@@ -47,7 +47,9 @@ ModelChunk::ModelChunk(const Context& context, const Place& place)
       last_(place.stage == place.num_stages - 1),
       input_copies_(place.layers.begin == config_.num_layers ? 1 : config_.copies()),
       output_copies_(place.layers.end == config_.num_layers ? 1 : config_.copies()),
-      first_parameter_(context.parameters.size()) {
+      first_parameter_(context.parameters.size()),
+      first_unit_(place.first_unit),
+      units_(&context.units) {
   const TensorParallelContext parallel{parameters_, ops_, *groups_.tp, sequence_parallel_};
   const bool tied = !config_.untie_embeddings_and_output_weights;
   if (first_) {
@@ -66,11 +68,11 @@ ModelChunk::ModelChunk(const Context& context, const Place& place)
                                       recompute_},
                          last_layer ? QueryRows::last_copy : QueryRows::all_copies);
   }
+  end_of_layers_ = parameters_.size();
   if (last_) register_head(parallel, first_ ? table_ : place.tied_table);
 }
 
 void ModelChunk::register_head(const TensorParallelContext& context, Parameter* tied_table) {
-  final_norm_parameter_ = parameters_.size();
   final_norm_.emplace(context, "final_norm.weight",
                       RmsNorm::Init{.width = config_.hidden_size, .epsilon = config_.norm_epsilon});
   Parameter* head = tied_table;
@@ -79,6 +81,16 @@ void ModelChunk::register_head(const TensorParallelContext& context, Parameter* 
   else if (head == nullptr)
     head = table_ = &add_table(context, config_, ParameterKind::embedding, true);
   loss_.emplace(context, *head, config_.vocab_size, kLossChunkRows);
+}
+
+std::vector<ParameterRange> ModelChunk::units() const {
+  std::vector<ParameterRange> list;
+  for (const TransformerLayer& layer : layers_) {
+    if (!list.empty()) list.back().last = layer.first_parameter();
+    list.push_back({layer.first_parameter(), layer.first_parameter()});
+  }
+  if (!list.empty()) list.back().last = end_of_layers_;
+  return list;
 }
 
 Tensor ModelChunk::embed(ChunkState& state, Memory& memory) {
@@ -105,7 +117,10 @@ Tensor ModelChunk::run_layers(ChunkState& state, const Tensor& output, const Chu
     Memory layer_memory{recompute_ == Recompute::layer ? arenas.recomputed : state.arena,
                         arenas.scratch};
     state.layer_inputs[i] = x;
+    const int64_t unit = first_unit_ + static_cast<int64_t>(i);
+    units_->begin_forward(unit);
     layers_[i].forward(y, x, state.layers[i], layer_memory, state.inputs);
+    units_->end_forward(unit);
     x = y;
   }
   return x;
@@ -180,11 +195,14 @@ void ModelChunk::backward(ChunkState& state, const Gradients& gradients,
     dy = spare;
     dy.shape = full.with_dim(2, output_copies_);
     final_norm_->backward(dy, state.dhidden, state.final_norm);
-    tell_final(finals, final_norm_parameter_);
+    tell_final(finals, end_of_layers_);
   }
   for (size_t i = layers_.size(); i-- > 0;) {
     if (i == 0 && gradients.dinput) dx = gradients.dinput;
+    const int64_t unit = first_unit_ + static_cast<int64_t>(i);
+    units_->begin_backward(unit);
     layer_backward(i, dx, dy, state, memory, arenas);
+    units_->end_backward(unit);
     tell_final(finals, layers_[i].first_parameter());
     dy = dx;
     std::swap(dx, spare);

@@ -43,6 +43,7 @@ class ModelChunk {
     ProcessGroups& groups;
     SequenceParallel sequence_parallel;
     Recompute recompute;
+    ParameterUnits& units;  // told when layers run
   };
   /// `stage` of `num_stages` virtual ones. Registers its parameters; `tied_table` is the embedding
   /// where another chunk of this rank has it already, else null.
@@ -51,11 +52,15 @@ class ModelChunk {
     int64_t num_stages = 1;
     LayerRange layers;
     Parameter* tied_table = nullptr;
+    int64_t first_unit = 0;  // number of its first layer among the rank's layers
   };
   ModelChunk(const Context& context, const Place& place);
 
   size_t num_layers() const { return layers_.size(); }
   /// Copies of a position that come in and go out: all, or the last one past the last layer.
+  /// Parameters of each layer.
+  std::vector<ParameterRange> units() const;
+  void set_units(ParameterUnits& units) { units_ = &units; }
   int64_t input_copies() const { return input_copies_; }
   int64_t output_copies() const { return output_copies_; }
   bool is_first() const { return first_; }
@@ -103,11 +108,13 @@ class ModelChunk {
   int64_t input_copies_;
   int64_t output_copies_;
   int64_t first_parameter_;
+  int64_t first_unit_;
+  ParameterUnits* units_;
   Parameter* table_ = nullptr;
   std::optional<VocabParallelEmbedding> embedding_;
   std::vector<TransformerLayer> layers_;
   std::optional<RmsNorm> final_norm_;
-  int64_t final_norm_parameter_ = 0;
+  int64_t end_of_layers_ = 0;  // first parameter after the layers
   std::optional<VocabParallelLoss> loss_;
 };
 

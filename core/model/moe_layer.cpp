@@ -75,12 +75,17 @@ MoeLayer::MoeLayer(const LayerContext& context)
     add_expert_matrix(context, e, {"down", {h, f}, 1, output_stddev});
 }
 
-// The matrices [E/ep, rows, columns] in a flat block of the store.
-Tensor MoeLayer::expert_weights(int64_t first, int64_t per_expert, Tensor all) const {
-  const Parameter& parameter = store_[first];
-  const int64_t rows = per_expert * parameter.shape[0];
-  const Shape shape{dispatcher_.local_experts(), rows, parameter.shape[1]};
-  return all.slice(parameter.flat_offset, parameter.flat_offset + shape.numel()).view(shape);
+// [E/ep, rows, columns] of matrices that are adjacent, `per_expert` of them each.
+Tensor MoeLayer::expert_values(int64_t first, int64_t per_expert) const {
+  const int64_t experts = dispatcher_.local_experts();
+  const Tensor all = store_.fused_value(store_[first], experts * per_expert);
+  return all.view({experts, all.shape[0] / experts, all.shape[1]});
+}
+
+Tensor MoeLayer::expert_gradients(int64_t first, int64_t per_expert) const {
+  const int64_t experts = dispatcher_.local_experts();
+  const Tensor all = store_.fused_gradient(store_[first], experts * per_expert);
+  return all.view({experts, all.shape[0] / experts, all.shape[1]});
 }
 
 // x in the accumulator's dtype: the router computes in it.
@@ -131,8 +136,8 @@ void MoeLayer::forward(const Tensor& y, const Tensor& x, Saved& saved, Memory& m
   const ArenaScope scope(memory.scratch);
   saved.x = x.as_matrix();
   router_forward(saved, memory, loss);
-  const Tensor gate_up = expert_weights(first_gate_, 2, store_.flat_value());
-  const Tensor down = expert_weights(first_down_, 1, store_.flat_value());
+  const Tensor gate_up = expert_values(first_gate_, 2);
+  const Tensor down = expert_values(first_down_, 1);
   const int64_t m = saved.route.rows();
   const int64_t h = saved.x.shape.back();
 
@@ -160,12 +165,12 @@ void MoeLayer::add_weight_gradients(const Tensor& dgate_up, const Tensor& dy, co
                      weights = saved.weights,
                      expert_rows = saved.route.expert_rows](Arena& scratch) {
     const ArenaScope scope(scratch);
-    const Tensor ddown = expert_weights(first_down_, 1, store_.flat_gradient());
+    const Tensor ddown = expert_gradients(first_down_, 1);
     const Tensor act = scratch.tensor("experts.act", {dy.shape[0], ddown.shape[2]}, dy.dtype);
     ops_.swiglu_forward(act, gate_up);
     ops_.scale_rows(act, act, weights);
     ops_.grouped_matmul(ddown, dy, act, {expert_rows, kWeightGradient});
-    ops_.grouped_matmul(expert_weights(first_gate_, 2, store_.flat_gradient()), dgate_up, rows,
+    ops_.grouped_matmul(expert_gradients(first_gate_, 2), dgate_up, rows,
                         {expert_rows, kWeightGradient});
   };
   if (memory.deferred == nullptr) return work(memory.scratch);
@@ -176,8 +181,8 @@ void MoeLayer::add_weight_gradients(const Tensor& dgate_up, const Tensor& dy, co
 void MoeLayer::experts_backward(const Tensor& drows, const Tensor& dweights, const Tensor& dy,
                                 const Saved& saved, Memory& memory) {
   const ArenaScope scope(memory.scratch);
-  const Tensor gate_up = expert_weights(first_gate_, 2, store_.flat_value());
-  const Tensor down = expert_weights(first_down_, 1, store_.flat_value());
+  const Tensor gate_up = expert_values(first_gate_, 2);
+  const Tensor down = expert_values(first_down_, 1);
   Arena& kept = memory.deferred == nullptr ? memory.scratch : memory.saved;
   const Tensor dgate_up = kept.tensor("experts.dgate_up", saved.gate_up.shape, dy.dtype);
   {

@@ -40,7 +40,8 @@ class MoeLayer {
   void add_weight_gradients(const Tensor& dgate_up, const Tensor& dy, const Saved& saved,
                             Memory& memory);
   void add_router_gradient(const Tensor& dlogits, const Saved& saved, Memory& memory);
-  Tensor expert_weights(int64_t first, int64_t per_expert, Tensor all) const;
+  Tensor expert_values(int64_t first, int64_t per_expert) const;
+  Tensor expert_gradients(int64_t first, int64_t per_expert) const;
 
   Backend& ops_;
   ParameterStore& store_;

@@ -65,6 +65,7 @@ struct PhdStage::Impl {
   }
   ChunkScratch memory() { return {*scratch, *recomputed}; }
   Tensor forward(const PipelineAction& action);
+  std::vector<ParameterRange> units_of_chunks() const;
   RouterLoss router_loss() const;
   LossSums read_sums();
 
@@ -73,6 +74,7 @@ struct PhdStage::Impl {
   Backend& ops;
   ProcessGroups& groups;
   StageOptions options;
+  ParameterUnits resident;
   std::vector<ModelChunk> chunks;
 
   std::vector<std::shared_ptr<void>> blocks;
@@ -104,12 +106,23 @@ PhdStage::Impl::Impl(const ModelConfig& model, ParameterStore& store, Backend& b
   Parameter* table = nullptr;
   chunks.reserve(static_cast<size_t>(num_stages / pp));
   for (int64_t stage = groups.pp->rank(); stage < num_stages; stage += pp) {
-    chunks.emplace_back(
-        ModelChunk::Context{config, parameters, ops, groups, options.sequence_parallel,
-                            options.recompute},
-        ModelChunk::Place{stage, num_stages, options.stages[static_cast<size_t>(stage)], table});
+    const int64_t first_unit = static_cast<int64_t>(units_of_chunks().size());
+    chunks.emplace_back(ModelChunk::Context{config, parameters, ops, groups,
+                                            options.sequence_parallel, options.recompute, resident},
+                        ModelChunk::Place{.stage = stage,
+                                          .num_stages = num_stages,
+                                          .layers = options.stages[static_cast<size_t>(stage)],
+                                          .tied_table = table,
+                                          .first_unit = first_unit});
     if (chunks.back().table() != nullptr) table = chunks.back().table();
   }
+}
+
+std::vector<ParameterRange> PhdStage::Impl::units_of_chunks() const {
+  std::vector<ParameterRange> list;
+  for (const ModelChunk& chunk : chunks)
+    for (const ParameterRange& unit : chunk.units()) list.push_back(unit);
+  return list;
 }
 
 void PhdStage::Impl::allocate_boundaries(const StageShape& shape, DType dtype) {
@@ -265,6 +278,14 @@ PhdStage::PhdStage(const ModelConfig& config, ParameterStore& parameters, Backen
     : impl_(std::make_unique<Impl>(config, parameters, backend, groups, options)) {}
 
 PhdStage::~PhdStage() = default;
+
+std::vector<ParameterRange> PhdStage::units() const {
+  return impl_->units_of_chunks();
+}
+
+void PhdStage::set_units(ParameterUnits& units) {
+  for (ModelChunk& chunk : impl_->chunks) chunk.set_units(units);
+}
 
 int64_t PhdStage::num_chunks() const {
   return static_cast<int64_t>(impl_->chunks.size());

@@ -43,6 +43,10 @@ class PhdStage final : public PipelineStage {
   ~PhdStage() override;
 
   int64_t num_chunks() const;
+  /// Parameters of each layer of this rank, for sharding them one by one.
+  std::vector<ParameterRange> units() const;
+  /// Who is told when layers run; without a call, all weights are always present.
+  void set_units(ParameterUnits& units);
 
   /// Bytes the activations need: one forward and backward of each chunk on measuring arenas.
   struct MemoryPlan {

@@ -25,13 +25,16 @@ void check_same_run(const std::string& load_dir, const std::string& config_of_we
 
 LoadedModel::LoadedModel(const RunSetup& setup, const std::string& load_dir, Backend& backend,
                          ProcessGroups& groups, const StageShape& shape)
-    : stage_(setup.config.model, store_, backend, groups) {
+    : stage_(setup.config.model, store_, backend, groups,
+             stage_options(setup.config.model, setup.config.parallel, setup.config.data.seq_length,
+                           groups.pp->rank())) {
   const DType dtype = compute_dtype(setup.config.training.precision);
   store_.allocate(backend, dtype);
   const WeightsInfo info = load_weights(weights_path(load_dir), setup.vocabulary.tokenizer_hash,
                                         store_, backend, *groups.world);
   check_same_run(load_dir, info.config_ini);
-  stage_.allocate(shape, dtype);
+  stage_.allocate(shape, dtype,
+                  {.per_chunk = std::vector<int64_t>(static_cast<size_t>(stage_.num_chunks()), 1)});
 }
 
 }  // namespace phalanx

@@ -42,18 +42,33 @@ int64_t needs_of_machine(int64_t own, ProcessGroup& world) {
 
 }  // namespace
 
+std::vector<ParameterRange> sharded_units(const PhdStage& stage, DataParallelSharding sharding) {
+  return sharding == DataParallelSharding::optim_grads_params ? stage.units()
+                                                              : std::vector<ParameterRange>{};
+}
+
 MemoryNeeds memory_needs(PhdStage& stage, const MemoryQuestion& question) {
   MemoryNeeds needs;
   const int64_t compute_bytes = dtype_bytes(question.dtype);
   const int64_t master_bytes = dtype_bytes(accumulator_dtype(question.dtype));
-  needs.weights = question.store.numel() * compute_bytes;
-  needs.gradients = question.store.numel() * master_bytes;
+  const std::vector<ParameterRange> units = sharded_units(stage, question.sharding);
   int64_t shard = 0;
+  int64_t shard_of_units = 0;
+  int64_t resident = question.store.numel();
   for (const Bucket& bucket :
-       make_buckets(question.store, question.bucket_size, reducing_ranks(question.groups))) {
-    const ProcessGroup& group = bucket.expert ? *question.groups.expert_dp : *question.groups.dp_cp;
-    shard += bucket.counts[static_cast<size_t>(group.rank())];
+       make_buckets(question.store, bucket_rules(question.groups, question.bucket_size, units))) {
+    const int rank = group_of(bucket, question.groups).rank();
+    const int64_t own = bucket.counts[static_cast<size_t>(rank)];
+    shard += own;
+    if (bucket.unit < 0) continue;
+    shard_of_units += own;
+    resident -= bucket.numel();
   }
+  // Units: the shard, and two of the largest whole.
+  const int64_t held =
+      resident + shard_of_units + 2 * ShardedUnits::largest_unit(question.store, units);
+  needs.weights = held * compute_bytes;
+  needs.gradients = held * master_bytes;
   // Two moments; and a master where the compute weights are not their own masters.
   needs.optimizer = shard * master_bytes * (question.dtype == DType::bf16 ? 3 : 2);
   const PhdStage::MemoryPlan plan =

@@ -23,6 +23,9 @@ struct MemoryNeeds {
   int64_t total() const { return weights + gradients + optimizer + activations + scratch; }
 };
 
+/// The layers whose weights the data-parallel ranks share out: all of the stage's, or none.
+std::vector<ParameterRange> sharded_units(const PhdStage& stage, DataParallelSharding sharding);
+
 /// Needs of training with the parameters registered in `store`.
 struct MemoryQuestion {
   const ParameterStore& store;
@@ -31,6 +34,7 @@ struct MemoryQuestion {
   StageShape shape;
   DType dtype;
   StageSlots slots;
+  DataParallelSharding sharding = DataParallelSharding::optim;
 };
 MemoryNeeds memory_needs(PhdStage& stage, const MemoryQuestion& question);
 

@@ -170,6 +170,15 @@ void MetricsLog::validation(const TrainCounters& counters, const ValidationMetri
   tensorboard_.write(counters.step, scalars);
 }
 
+void MetricsLog::pipeline(const TrainCounters& counters, double predicted_bubble,
+                          double measured_bubble) {
+  message(fmt::format("pipeline bubble: {:.1f} % predicted, {:.1f} % measured (waiting for stages)",
+                      100 * predicted_bubble, 100 * measured_bubble));
+  write_record(
+      fmt::format(R"({{"iteration": {}, "predicted_bubble": {:.4f}, "measured_bubble": {:.4f}}})",
+                  counters.step, predicted_bubble, measured_bubble));
+}
+
 void MetricsLog::message(const std::string& text) {
   print_line(" " + text);
 }

@@ -71,6 +71,8 @@ class MetricsLog {
   void step(const TrainCounters& counters, const StepMetrics& metrics, double seconds,
             const std::vector<GroupTraffic>& communication = {});
   void validation(const TrainCounters& counters, const ValidationMetrics& metrics);
+  /// Once, after the last step: parts of a step that the pipeline's ranks idle.
+  void pipeline(const TrainCounters& counters, double predicted_bubble, double measured_bubble);
   /// A line for people that does not break the live one.
   void message(const std::string& text);
 

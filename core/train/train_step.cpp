@@ -69,7 +69,7 @@ StepMetrics train_step(TrainState& state, const GlobalBatch& batch) {
   if (!metrics.skipped) {
     state.optimizer.step(metrics.learning_rate,
                          clip_factor(metrics.gradient_norm, state.config.optimizer.clip_grad));
-    state.optimizer.gather_parameters();
+    state.gradients.gather_weights();
   }
   count_step(state.counters, batch, metrics);
   return metrics;

@@ -26,9 +26,10 @@ struct StepMetrics {
 /// because every later reduction is then a plain sum.
 int64_t count_loss_tokens(const GlobalBatch& batch, ProcessGroup& group);
 
-/// Runs a global batch (this rank's part of it) through forward, backward and update. Collective over the world. If
-/// the objective (cross-entropy + z coefficient * z) or the gradient norm is not finite, all ranks
-/// skip the update alike. After the first step it does not allocate in a group of one.
+/// Runs a global batch (this rank's part of it) through forward, backward and update. Collective
+/// over the world. If the objective (cross-entropy + z coefficient * z) or the gradient norm is not
+/// finite, all ranks skip the update alike. After the first step it does not allocate in a group of
+/// one.
 StepMetrics train_step(TrainState& state, const GlobalBatch& batch);
 
 /// Throws when `metrics` is of the max_skipped_in_row-th skipped step in a row. Apart from

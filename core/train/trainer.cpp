@@ -56,7 +56,8 @@ Trainer::Trainer(const RunConfig& config, Backend& backend, ProcessGroups& group
       groups_(groups),
       stage_(setup_.config.model, store_, backend, groups,
              stage_options(setup_.config.model, setup_.config.parallel,
-                           setup_.config.data.seq_length, groups.pp->rank())) {
+                           setup_.config.data.seq_length, groups.pp->rank())),
+      bubble_(groups) {
   const TrainingConfig& training = setup_.config.training;
   const BatchPlan plan =
       make_batch_plan(setup_.config, *groups.dp, training.train_iters * training.global_batch_size);
@@ -91,17 +92,28 @@ MemoryQuestion Trainer::memory_question() const {
           .bucket_size = setup_.config.parallel.ddp_bucket_size,
           .shape = {setup_.config.data.seq_length, setup_.config.training.micro_batch_size},
           .dtype = compute_dtype(setup_.config.training.precision),
-          .slots = slots_of(schedule_, stage_.num_chunks())};
+          .slots = slots_of(schedule_, stage_.num_chunks()),
+          .sharding = setup_.config.parallel.data_parallel_sharding_strategy};
+}
+
+PipelineQuestion Trainer::pipeline_question() const {
+  return {.model = setup_.config.model,
+          .parallel = setup_.config.parallel,
+          .seq_length = setup_.config.data.seq_length,
+          .num_micro_batches = num_micro_batches()};
 }
 
 void Trainer::allocate() {
   const RunConfig& config = setup_.config;
   const MemoryQuestion plan = memory_question();
-  store_.allocate(backend_, plan.dtype);
+  const auto units = sharded_units(stage_, plan.sharding);
+  store_.allocate(backend_, plan.dtype, units);
   gradients_ = std::make_unique<GradientBuffer>(
       store_, backend_, groups_,
       GradientBuffer::Options{.bucket_size = plan.bucket_size,
-                              .overlap = config.parallel.overlap_grad_reduce});
+                              .overlap = config.parallel.overlap_grad_reduce,
+                              .units = units});
+  stage_.set_units(gradients_->units());
   optimizer_ = std::make_unique<DistributedOptimizer>(store_, *gradients_, backend_, groups_,
                                                       config.optimizer);
   optimizer_->initialise(static_cast<uint64_t>(config.training.seed));
@@ -117,7 +129,8 @@ void Trainer::allocate() {
                             .optimizer = *optimizer_,
                             .groups = groups_});
   if (config.training.replica_check_interval > 0)
-    replica_check_ = std::make_unique<ReplicaCheck>(store_, backend_, *groups_.world);
+    replica_check_ = std::make_unique<ReplicaCheck>(held_weights(store_, optimizer_->shards()),
+                                                    backend_, *groups_.world);
   const double given = config.training.peak_tflops * kTera;
   peak_flops_ = given > 0 ? given : measure_peak_flops(backend_, plan.dtype);
 }
@@ -129,9 +142,16 @@ std::string Trainer::describe(const DeviceMesh& mesh) const {
   const ModelCost cost = model_cost(config.model, config.data.seq_length);
   std::string text;
   const auto add = [&](const std::string& line) { text += " " + line + "\n"; };
-  add(fmt::format("ranks: {} (data parallel {}, tensor {}, pipeline {}, context {})",
+  add(fmt::format("ranks: {} (data parallel {}, tensor {}{}, pipeline {}, context {})",
                   mesh.world_size(), mesh.size(MeshAxis::dp), mesh.size(MeshAxis::tp),
+                  config.parallel.sequence_parallel ? " with sequence parallel" : "",
                   mesh.size(MeshAxis::pp), mesh.size(MeshAxis::cp)));
+  if (config.model.num_experts > 0)
+    add(fmt::format(
+        "experts: {}, {} per token (expert parallel {}, expert tensor {}, expert data {})",
+        config.model.num_experts, config.model.moe_router_topk, mesh.size(MeshAxis::ep),
+        mesh.size(MeshAxis::expert_tp), mesh.size(MeshAxis::expert_dp)));
+  text += pipeline_text(pipeline_question());
   add(fmt::format("parameters: {} (embedding {}, attention {}, feed-forward {}, norms {}, head {})",
                   count.total, count.embedding, count.attention, count.feed_forward, count.norms,
                   count.head));
@@ -174,9 +194,11 @@ void Trainer::open_logs(const std::string& config_ini) {
 
 bool Trainer::step() {
   const auto begin = std::chrono::steady_clock::now();
+  bubble_.begin_step();
   last_metrics_ = train_step(*state_, loader_->next());
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  bubble_.end_step(seconds);
   if (log_ != nullptr) log_->step(state_->counters, last_metrics_, seconds, communication_->take());
   stop_if_diverged(*state_, last_metrics_);
   if (replica_check_ && counters().step % setup_.config.training.replica_check_interval == 0)
@@ -193,6 +215,13 @@ void Trainer::evaluate() {
   const ValidationMetrics metrics = validation_set_->evaluate(stage_, groups_);
   result_.validation_loss = metrics.loss;
   if (log_ != nullptr) log_->validation(state_->counters, metrics);
+}
+
+void Trainer::log_bubble() {
+  if (groups_.pp->size() == 1) return;
+  const double measured = bubble_.fraction();
+  if (log_ != nullptr)
+    log_->pipeline(counters(), predicted_bubble_fraction(pipeline_question()), measured);
 }
 
 void Trainer::write_weights(const std::string& config_ini) {
@@ -221,6 +250,7 @@ TrainingResult Trainer::run(const std::string& config_ini) {
   if (stopped && log_ != nullptr)
     log_->message(fmt::format("stopped by a signal after step {} of {}; writing the weights",
                               counters().step, training.train_iters));
+  log_bubble();
   // A stopped run has little time left, so it does not evaluate.
   if (!stopped && evaluated_step != counters().step) evaluate();
   write_weights(config_ini);

@@ -8,6 +8,7 @@
 
 #include "core/train/memory_needs.h"
 #include "core/train/metrics_log.h"
+#include "core/train/pipeline_report.h"
 #include "core/train/run_setup.h"
 #include "core/train/run_training.h"
 #include "core/train/train_step.h"
@@ -37,10 +38,12 @@ class Trainer {
  private:
   int64_t num_micro_batches() const;
   MemoryQuestion memory_question() const;
+  PipelineQuestion pipeline_question() const;
   void open_data(BatchPlan plan);
   void allocate();
   void open_logs(const std::string& config_ini);
   void evaluate();
+  void log_bubble();
   void write_weights(const std::string& config_ini);
   bool is_first_rank() const { return groups_.world->rank() == 0; }
 
@@ -60,6 +63,7 @@ class Trainer {
   double peak_flops_ = 0;
   std::unique_ptr<MetricsLog> log_;                // rank 0 only
   std::optional<CommunicationLog> communication_;  // with log_
+  BubbleMeter bubble_;
   StepMetrics last_metrics_;
   TrainingResult result_{std::numeric_limits<double>::quiet_NaN(),
                          std::numeric_limits<double>::quiet_NaN(), 0};

@@ -137,7 +137,7 @@ class TrainingSystem {
     gradients_.finish_sync();
     const double norm = optimizer_.gradient_norm();
     optimizer_.step(config_.lr, clip_factor(norm, config_.clip_grad));
-    optimizer_.gather_parameters();
+    gradients_.gather_weights();
     return stage_.loss_sums().cross_entropy / static_cast<double>(tokens());
   }
 

@@ -94,6 +94,36 @@ TEST(Precedence, ModelAndConfigMayComeFromAnySource) {
   EXPECT_EQ(GivenRun(Words{}).config.model.hidden_size, 768);
 }
 
+TEST(Precedence, ALoadedRunGivesEverythingButItsLayout) {
+  const std::string folder = ::testing::TempDir();
+  write_file("config.ini", "num-layers = 7\ntensor-model-parallel-size = 4\nrecompute = layer\n");
+  const auto loaded = [&](Words arguments) {
+    LoadOptions load;
+    RunConfig config;
+    OptionTable table;
+    visit_fields(load, table);
+    visit_fields(config, table);
+    arguments.insert(arguments.begin(), {"--load", folder});
+    EXPECT_THAT(apply_options(arguments, table, config), IsEmpty());
+    EXPECT_EQ(config.model.num_layers, 7);
+    return config.parallel;
+  };
+  EXPECT_EQ(loaded({}).tensor_model_parallel_size, 1);
+  EXPECT_THAT(loaded({}).recompute, IsEmpty());
+  EXPECT_EQ(loaded({"--tensor-model-parallel-size", "2"}).tensor_model_parallel_size, 2);
+}
+
+TEST(TrainOptions, VerifyLayoutIsASwitchAndNoPartOfTheConfiguration) {
+  TrainOptions train;
+  RunConfig config;
+  OptionTable table;
+  visit_fields(train, table);
+  visit_fields(config, table);
+  EXPECT_THAT(apply_options({"--verify-layout"}, table, config), IsEmpty());
+  EXPECT_TRUE(train.verify_layout);
+  EXPECT_EQ(config_ini(config).find("verify-layout"), std::string::npos);
+}
+
 TEST(Problems, AllAtOnceEachWithOptionValueAndNearest) {
   const ScopedVariable variable("PHALANX_NUM_LAYER", "2");
   const std::string file = write_file("bad.ini", "hiden-size = 4\nno equals sign\nlr = fast\n");

@@ -42,14 +42,21 @@ TEST(ValidateRun, LengthOfTheRun) {
   EXPECT_THAT(validate(config, 1), ElementsAre(HasSubstr("say how long to train")));
 }
 
-TEST(ValidateRun, UnsupportedAxesAreSaid) {
+TEST(ValidateRun, AxesThatFitNeitherRanksNorModelAreNamedTogether) {
   RunConfig config = legal();
-  config.parallel.tensor_model_parallel_size = 2;
-  config.model.num_experts = 8;
+  config.parallel.tensor_model_parallel_size = 3;
+  config.parallel.expert_model_parallel_size = 2;
+  config.parallel.pipeline_layout = "3,2";
+  config.parallel.recompute = {"sometimes"};
   EXPECT_THAT(
-      validate(config, 2),
-      ElementsAre("tensor-model-parallel-size 2 is not supported by this version yet; use 1",
-                  HasSubstr("num-experts 8 is not supported")));
+      validate(config, 4),
+      ::testing::UnorderedElementsAre(
+          HasSubstr("tensor-model-parallel-size 3 does not divide the number of ranks 4"),
+          HasSubstr("tensor-model-parallel-size 3 does not divide num-attention-heads 4"),
+          HasSubstr("tensor-model-parallel-size 3 neither divides num-query-groups 4"),
+          HasSubstr("tensor-model-parallel-size 3 does not divide ffn-hidden-size 352"),
+          HasSubstr("pipeline-layout 3,2"), HasSubstr("'sometimes'"),
+          HasSubstr("expert-model-parallel-size 2 and expert-tensor-parallel-size 1 share out")));
 }
 
 TEST(ValidateRun, MissingDataIsNamed) {
@@ -118,8 +125,52 @@ INSTANTIATE_TEST_SUITE_P(
                    "lr-warmup-iters 8 is more than the 7 steps of the schedule"},
         IllegalRun{"product", [](RunConfig& c) { c.parallel.tensor_model_parallel_size = 0; },
                    "tensor-model-parallel-size 0"},
-        IllegalRun{"sequence", [](RunConfig& c) { c.parallel.sequence_parallel = true; },
-                   "sequence-parallel is not supported"},
+        IllegalRun{"sequence",
+                   [](RunConfig& c) {
+                     c.parallel.tensor_model_parallel_size = 4;
+                     c.parallel.sequence_parallel = true;
+                     c.data.seq_length = 1022;
+                   },
+                   "try seq-length 1020 or 1024"},
+        IllegalRun{"context",
+                   [](RunConfig& c) {
+                     c.parallel.context_parallel_size = 4;
+                     c.model.phd_copies = 2;
+                     c.data.seq_length = 160;
+                   },
+                   "seq-length 160 cannot be cut"},
+        IllegalRun{"stages",
+                   [](RunConfig& c) {
+                     c.parallel.pipeline_model_parallel_size = 4;
+                     c.model.num_layers = 3;
+                   },
+                   "more than num-layers 3"},
+        IllegalRun{"interleaved",
+                   [](RunConfig& c) {
+                     c.parallel.pipeline_model_parallel_size = 2;
+                     c.parallel.num_virtual_stages_per_pipeline_rank = 2;
+                     c.training.global_batch_size = 6;
+                   },
+                   "use 2 or 4"},
+        IllegalRun{"zero_bubble",
+                   [](RunConfig& c) {
+                     c.parallel.pipeline_schedule = PipelineScheduleKind::zero_bubble;
+                     c.parallel.recompute = {"layer"};
+                   },
+                   "use recompute attention"},
+        IllegalRun{"experts",
+                   [](RunConfig& c) {
+                     c.model.num_experts = 6;
+                     c.model.moe_router_topk = 2;
+                     c.parallel.expert_model_parallel_size = 4;
+                   },
+                   "expert-model-parallel-size 4 does not divide num-experts 6; try 3"},
+        IllegalRun{"experts_tensor",
+                   [](RunConfig& c) {
+                     c.model.num_experts = 8;
+                     c.parallel.tensor_model_parallel_size = 2;
+                   },
+                   "add --sequence-parallel"},
         IllegalRun{"device", [](RunConfig& c) { c.training.device = DeviceChoice::cuda; },
                    "device cuda is not supported"},
         IllegalRun{"length", [](RunConfig& c) { c.data.seq_length = 0; }, "seq-length 0"}),

@@ -31,6 +31,7 @@ std::string name_of(const testing::TestParamInfo<const char*>& info) {
 INSTANTIATE_TEST_SUITE_P(Single, MeshEquivalence, testing::ValuesIn(single_meshes()), name_of);
 INSTANTIATE_TEST_SUITE_P(Pairs, MeshEquivalence, testing::ValuesIn(pair_meshes()), name_of);
 INSTANTIATE_TEST_SUITE_P(Mixed, MeshEquivalence, testing::ValuesIn(mixed_meshes()), name_of);
+INSTANTIATE_TEST_SUITE_P(Zero3, MeshEquivalence, testing::ValuesIn(zero3_meshes()), name_of);
 
 }  // namespace
 }  // namespace phalanx::test

@@ -50,7 +50,7 @@ TEST(Buckets, CoverTheStoreInRowsAndAreEven) {
   register_parameters(store);
   for (const int64_t bucket_size : {1, 8, 61, 70, 1000}) {
     for (const int num_ranks : {1, 2, 3, 4, 8, 50}) {
-      const auto buckets = make_buckets(store, bucket_size, {.dp_cp = num_ranks});
+      const auto buckets = make_buckets(store, {.bucket_size = bucket_size, .dp_cp = num_ranks});
       int64_t at = 0;
       for (const Bucket& bucket : buckets) {
         ASSERT_EQ(bucket.begin, at);
@@ -197,7 +197,7 @@ TEST_P(Optimizer, EqualsAdamWOnOneRankBitForBit) {
       gradients.final_from(1);
       gradients.finish_sync();
       optimizer.step(kLearningRate, 0.5);
-      optimizer.gather_parameters();
+      gradients.gather_weights();
     }
     EXPECT_EQ(to_doubles(store.flat_value()), expected);
     int64_t rows = 0;

@@ -99,7 +99,7 @@ std::vector<std::string> errors_after_flip(const Case& c, DType dtype) {
     const Rank rank(thread, c.config, dtype);
     ProcessGroup& world = *rank.groups.world;
     CpuBackend backend(1);
-    ReplicaCheck check(rank.store, backend, world);
+    ReplicaCheck check(held_weights(rank.store, {}), backend, world);
     check.run();
     const int64_t before = world.traffic(Collective::all_reduce).calls;
     check.run();
@@ -173,7 +173,7 @@ TEST(ReplicaCheck, WeightsWithOneCopyAreNobodysBusiness) {
   run_thread_ranks(2, [](ThreadRank& thread) {
     const Rank rank(thread, {.tensor_model_parallel_size = 2, .expert_model_parallel_size = 2});
     CpuBackend backend(1);
-    ReplicaCheck check(rank.store, backend, *rank.groups.world);
+    ReplicaCheck check(held_weights(rank.store, {}), backend, *rank.groups.world);
     EXPECT_EQ(check.num_compared(), 2);  // the norms
     if (thread.rank() == 1) rank.find("layers.00.q")->value.as<float>()[0] += 1;
     check.run();
@@ -181,7 +181,7 @@ TEST(ReplicaCheck, WeightsWithOneCopyAreNobodysBusiness) {
   run_thread_ranks(1, [](ThreadRank& thread) {
     const Rank rank(thread, {});
     CpuBackend backend(1);
-    ReplicaCheck check(rank.store, backend, *rank.groups.world);
+    ReplicaCheck check(held_weights(rank.store, {}), backend, *rank.groups.world);
     EXPECT_EQ(check.num_compared(), 0);
     check.run();
   });
@@ -198,7 +198,7 @@ TEST(ReplicaCheck, ManyDifferencesAreCounted) {
     if (thread.rank() == 0) backend.fill(store.flat_value(), 2.0);
     std::string message;
     try {
-      ReplicaCheck(store, backend, *world).run();
+      ReplicaCheck(held_weights(store, {}), backend, *world).run();
     } catch (const Error& error) {
       message = error.what();
     }
@@ -215,7 +215,7 @@ TEST(ReplicaCheck, LargeWeightsAreComparedToTheEnd) {
     CpuBackend backend(1);
     store.allocate(backend, DType::f32);
     const auto world = thread.world_group();
-    ReplicaCheck check(store, backend, *world);
+    ReplicaCheck check(held_weights(store, {}), backend, *world);
     check.run();
     if (thread.rank() == 0) store.flat_value().as<float>()[store.numel() - 1] = 1;
     EXPECT_THROW(check.run(), Error);

@@ -35,8 +35,8 @@ std::vector<Json> records_of(const RunConfig& config, int num_ranks, Sizes& size
     if (rank.rank() != 0) return;
     const ParameterStore& store = trainer.parameters();
     sizes.numel = store.numel();
-    for (const Bucket& bucket : make_buckets(store, config.parallel.ddp_bucket_size,
-                                             {.dp_cp = num_ranks, .expert_dp = num_ranks})) {
+    for (const Bucket& bucket : make_buckets(
+             store, {.bucket_size = config.parallel.ddp_bucket_size, .dp_cp = num_ranks})) {
       sizes.own += bucket.counts[0];
       ++sizes.num_buckets;
     }

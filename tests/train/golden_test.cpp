@@ -128,7 +128,7 @@ class GoldenRun {
     const double norm = optimizer_.gradient_norm();
     const double rate = learning_rate(optimizer_config_, 0, optimizer_.num_steps());
     optimizer_.step(rate, clip_factor(norm, optimizer_config_.clip_grad));
-    optimizer_.gather_parameters();
+    gradients_.gather_weights();
     return {stage_.loss_sums().cross_entropy / static_cast<double>(tokens), norm, rate};
   }
 

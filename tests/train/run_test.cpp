@@ -95,6 +95,36 @@ TEST(RunEvaluation, RepeatsTheLossOfTheRunOnAnyNumberOfRanks) {
   }
 }
 
+TEST(RunEvaluation, LoadsWeightsOnAnyMesh) {
+  const FinishedRun& run = FinishedRun::get();
+  const auto check = [&](const char* name, auto change) {
+    RunConfig config = run.config;
+    change(config.parallel);
+    const EvaluationResult several = evaluate_on(config, 4);
+    EXPECT_EQ(several.tokens, 16 * 16) << name;
+    const double terms = static_cast<double>(several.tokens * run.config.model.padded_vocab_size());
+    EXPECT_NEAR(several.loss, run.result.validation_loss,
+                4 * dtype_epsilon(DType::f32) * std::sqrt(terms) * several.loss)
+        << name;
+  };
+  check("tp2 pp2", [](ParallelConfig& p) {
+    p.tensor_model_parallel_size = p.pipeline_model_parallel_size = 2;
+  });
+  check("pp2, the layers on one stage", [](ParallelConfig& p) {
+    p.pipeline_model_parallel_size = 2;
+    p.pipeline_layout = "0,2";
+  });
+  check("virtual stages", [](ParallelConfig& p) {
+    p.pipeline_model_parallel_size = 2;
+    p.num_virtual_stages_per_pipeline_rank = 2;
+    p.pipeline_layout = "1,0,1,0";
+  });
+  check("tp2 sequence parallel", [](ParallelConfig& p) {
+    p.tensor_model_parallel_size = 2;
+    p.sequence_parallel = true;
+  });
+}
+
 std::string generate(const GenerationOptions& options,
                      const std::function<void(std::string_view)>& sink = {}) {
   const FinishedRun& run = FinishedRun::get();
