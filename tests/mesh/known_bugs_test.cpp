@@ -190,7 +190,8 @@ double train(MeshSystem& system, BatchLoader& loader, int64_t steps) {
 TEST(KnownBugs, ResumeOnAnotherDataParallelSize) {
   const std::string path =
       (std::filesystem::path(testing::TempDir()) / "phalanx_resume_weights.h5").string();
-  const MeshCase before("cswa2: dp4 tp2");
+  MeshCase before("cswa2: dp4 tp2");
+  before.layout.num_micro_batches = 8;
   double expected = 0;
   run_thread_ranks(8, [&](ThreadRank& rank) {
     MeshSystem system(before.layout, before.layout.parallel, groups_of(rank, before.layout));

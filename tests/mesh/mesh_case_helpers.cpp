@@ -11,8 +11,8 @@ namespace {
 ModelConfig base_model() {
   ModelConfig model;
   model.num_layers = 4;
-  model.hidden_size = 32;
-  model.ffn_hidden_size = 48;
+  model.hidden_size = 16;
+  model.ffn_hidden_size = 24;
   model.num_attention_heads = 8;
   model.num_query_groups = 4;
   model.kv_channels = 4;
@@ -112,7 +112,7 @@ MeshCase::MeshCase(const std::string& line) : text(line) {
   layout.model = base_model();
   layout.shape = {.positions = 32, .sequences = 1};
   layout.optimizer.adam_eps = 1e-4;        // updates stay smooth where gradients are almost zero
-  layout.parallel.ddp_bucket_size = 3000;  // several buckets
+  layout.parallel.ddp_bucket_size = 1500;  // several buckets
   const size_t colon = line.find(':');
   check(colon != std::string::npos, "a layout needs a model before a colon: ", line);
   set_model(line.substr(0, colon), layout);
@@ -122,9 +122,10 @@ MeshCase::MeshCase(const std::string& line) : text(line) {
   const ParallelConfig& p = layout.parallel;
   world_size =
       dp * p.tensor_model_parallel_size * p.context_parallel_size * p.pipeline_model_parallel_size;
-  // Enough to fill a pipeline; four have every kind of uneven mask.
-  layout.num_micro_batches =
-      std::clamp<int64_t>(2 * dp * p.pipeline_model_parallel_size, 4, std::max<int64_t>(8, dp));
+  // Two pipelines full where the pipeline is the only thing that needs them; four have every kind
+  // of uneven mask.
+  const int64_t pp = p.pipeline_model_parallel_size;
+  layout.num_micro_batches = std::max<int64_t>(4, dp > 1 ? dp * pp : 2 * pp);
 }
 
 RunConfig MeshCase::run_config() const {
