@@ -85,6 +85,21 @@ int64_t num_micro_batches(const RunConfig& config, int64_t world_size) {
       1, config.training.global_batch_size / (config.training.micro_batch_size * data_ranks));
 }
 
+/// Only the ranks of embedding and head may be without layers.
+void every_rank_has_work(Problems& problems, const ParallelConfig& parallel,
+                         const std::vector<LayerRange>& stages) {
+  const auto ranks = static_cast<size_t>(parallel.pipeline_model_parallel_size);
+  for (size_t rank = 1; rank + 1 < ranks; ++rank) {
+    int64_t layers = 0;
+    for (size_t stage = rank; stage < stages.size(); stage += ranks) layers += stages[stage].size();
+    if (layers == 0)
+      report(problems,
+             "pipeline-layout {} leaves pipeline rank {} without a layer; only the first and the "
+             "last rank may be, give it at least 1",
+             parallel.pipeline_layout, rank);
+  }
+}
+
 void validate_pipeline(Problems& problems, const RunConfig& config, int64_t world_size) {
   const ParallelConfig& parallel = config.parallel;
   const int64_t pp = parallel.pipeline_model_parallel_size;
@@ -103,7 +118,8 @@ void validate_pipeline(Problems& problems, const RunConfig& config, int64_t worl
                                      num_micro_batches(config, world_size)));
   try {
     if (!parallel.pipeline_layout.empty())
-      parse_pipeline_layout(parallel.pipeline_layout, config.model.num_layers, pp * chunks);
+      every_rank_has_work(problems, parallel,
+                          parse_pipeline_layout(parallel.pipeline_layout, layers, pp * chunks));
   } catch (const UsageError& error) {
     problems.emplace_back(error.what());
   }

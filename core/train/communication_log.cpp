@@ -29,7 +29,7 @@ std::string group_json(const GroupTraffic& group) {
 
 CommunicationLog::CommunicationLog(const ProcessGroups& groups) {
   for (const auto* group : {&groups.tp, &groups.cp, &groups.dp, &groups.dp_cp, &groups.pp,
-                            &groups.ep, &groups.expert_tp, &groups.expert_dp})
+                            &groups.ep, &groups.expert_tp, &groups.expert_dp, &groups.world})
     if ((*group)->size() > 1) groups_.push_back(group->get());
   for (const ProcessGroup* group : groups_) before_.push_back(total_of(*group));
   taken_ = before_;

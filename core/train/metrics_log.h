@@ -67,7 +67,7 @@ class MetricsLog {
   };
   MetricsLog(const RunFacts& facts, const Files& files, std::FILE* out = stdout);
 
-  /// After every step; `seconds` it took, `communication` since the step before.
+  /// After every step; `seconds` it took, `communication` in it.
   void step(const TrainCounters& counters, const StepMetrics& metrics, double seconds,
             const std::vector<GroupTraffic>& communication = {});
   void validation(const TrainCounters& counters, const ValidationMetrics& metrics);

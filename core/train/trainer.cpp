@@ -195,6 +195,7 @@ void Trainer::open_logs(const std::string& config_ini) {
 bool Trainer::step() {
   const auto begin = std::chrono::steady_clock::now();
   bubble_.begin_step();
+  if (communication_) communication_->take();  // what an evaluation moved is not the step's
   last_metrics_ = train_step(*state_, loader_->next());
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

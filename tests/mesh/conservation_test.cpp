@@ -275,6 +275,34 @@ TEST(Conservation, DataParallelMovesEveryGradientAndWeightOnce) {
     });
 }
 
+// dp x cp with ZeRO-3, one pipeline stage, L layers: what is not of a layer as with ZeRO-1. Layer
+// i's gradients go into a reduce-scatter in every micro-batch. Its weights are gathered in the
+// first forward; in every backward, but for the two layers that the forward left in the buffers; in
+// every later forward, but for the two that the backward left: 1 + m [i < L-2] + (m-1) [i > 1]
+// times.
+TEST(Conservation, ShardedLayersAreGatheredAheadAndReducedInEveryMicroBatch) {
+  for (const char* line :
+       {"cswa2: dp2 zero3", "swa3: dp4 zero3", "hybrid: dp2 cp2 zero3", "cswa2: dp2 tp2 sp zero3"})
+    on_each_rank(line, [](const StepTraffic& step) {
+      const auto& group = step.system.groups.dp_cp;
+      const int64_t layers = step.layout.model.num_layers;
+      Sum scattered, gathered;
+      for (size_t i = 0; i < step.system.gradients.buckets().size(); ++i) {
+        const Bucket& bucket = step.system.gradients.buckets()[i];
+        const int64_t own = step.system.gradients.value_shard(i).numel();
+        const bool resident = bucket.unit < 0;
+        const int64_t reduced = resident ? 1 : step.m();
+        const int64_t fetched = resident ? 1
+                                         : 1 + (bucket.unit < layers - 2 ? step.m() : 0) +
+                                               (bucket.unit > 1 ? step.m() - 1 : 0);
+        scattered.add(reduced, reduced * bucket.numel() * kA);
+        gathered.add(fetched, fetched * own * kE);
+      }
+      EXPECT_EQ(step.of(group, Collective::reduce_scatter), scattered.total);
+      EXPECT_EQ(step.of(group, Collective::all_gather), gathered.total);
+    });
+}
+
 // ep, all-to-all, summed over all ranks: per layer and micro-batch 8 E bytes of counts, and every
 // choice of every row four times as a row of H elements (there and back, forwards and backwards)
 // and twice as a weight: 2 n (2 H e + a) for n choices; 7 calls. expert_tp: all-gather of 8 E and,

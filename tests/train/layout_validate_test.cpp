@@ -182,6 +182,14 @@ const IllegalLayout kIllegal[] = {
     {"virtual_zero", legal, [](Config& c) { c.parallel.num_virtual_stages_per_pipeline_rank = 0; },
      "num-virtual-stages-per-pipeline-rank 0 is too small; the smallest value is 1",
      [](Config& c) { c.parallel.num_virtual_stages_per_pipeline_rank = 1; }},
+    {"layout_hole", legal,
+     [](Config& c) {
+       c.parallel.pipeline_model_parallel_size = 4;
+       c.model.num_layers = 4;
+       c.parallel.pipeline_layout = "0,3,0,1";
+     },
+     "pipeline-layout 0,3,0,1 leaves pipeline rank 2 without a layer",
+     [](Config& c) { c.parallel.pipeline_layout = "0,2,1,1"; }},
     {"pp_layers", legal,
      [](Config& c) {
        c.parallel.pipeline_model_parallel_size = 8;
