@@ -128,7 +128,8 @@ void validate_pipeline(Problems& problems, const RunConfig& config, int64_t worl
 /// Bounds of what the rules below multiply, far above any machine and far inside int64. Reports
 /// what is too large, and what no other rule finds too small.
 bool sizes_can_be_multiplied(Problems& problems, const RunConfig& config) {
-  constexpr int64_t kMostRanks = int64_t{1} << 20;  // layers, experts and widths too
+  constexpr int64_t kMostRanks = int64_t{1} << 20;  // experts and widths too
+  constexpr int64_t kMostLayers = int64_t{1} << 12;  // balancing them takes their square
   constexpr int64_t kMostPositions = int64_t{1} << 31;
   const ParallelConfig& parallel = config.parallel;
   const std::tuple<std::string_view, int64_t, int64_t> sizes[] = {
@@ -141,7 +142,7 @@ bool sizes_can_be_multiplied(Problems& problems, const RunConfig& config) {
        kMostRanks},
       {"micro-batch-size", config.training.micro_batch_size, kMostPositions},
       {"seq-length", config.data.seq_length, kMostPositions},
-      {"num-layers", config.model.num_layers, kMostRanks},
+      {"num-layers", config.model.num_layers, kMostLayers},
       {"hidden-size", config.model.hidden_size, kMostRanks},
       {"ffn-hidden-size", config.model.ffn_hidden_size, kMostRanks},
       {"num-attention-heads", config.model.num_attention_heads, kMostRanks},

@@ -47,12 +47,11 @@ MemoryNeeds measure_memory(const RunConfig& config, const DeviceMesh& mesh, int6
                                                         .num_micro_batches = micro_batches});
   return memory_needs(stage, {.store = store,
                               .groups = groups,
-                              .bucket_size = config.parallel.ddp_bucket_size,
+                              .parallel = config.parallel,
                               .shape = {.positions = config.data.seq_length,
                                         .sequences = config.training.micro_batch_size},
                               .dtype = compute_dtype(config.training.precision),
-                              .slots = slots_of(schedule, stage.num_chunks()),
-                              .sharding = config.parallel.data_parallel_sharding_strategy});
+                              .slots = slots_of(schedule, stage.num_chunks())});
 }
 
 struct Info {

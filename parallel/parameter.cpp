@@ -136,13 +136,25 @@ const Parameter& ParameterStore::holder_of(int64_t begin, int64_t end) const {
   return **std::prev(after);
 }
 
+// Units and the rest lie apart, so a range must not cross from one to the other.
+void ParameterStore::check_adjacent(const Parameter& first, int64_t end) const {
+  const Parameter& last = holder_of(std::max(first.flat_offset, end - 1), end);
+  const int64_t bytes = (last.flat_offset - first.flat_offset) * dtype_bytes(first.value.dtype);
+  check(first.value.data == nullptr || last.value.data == nullptr
+            ? first.value.data == last.value.data
+            : static_cast<const char*>(first.value.data) + bytes == last.value.data,
+        "parameters ", first.spec.name, " to ", last.spec.name, " are not adjacent in memory");
+}
+
 Tensor ParameterStore::values(int64_t begin, int64_t end) const {
   const Parameter& first = holder_of(begin, end);
+  check_adjacent(first, end);
   return part_of(first.value, begin - first.flat_offset, {end - begin});
 }
 
 Tensor ParameterStore::gradients(int64_t begin, int64_t end) const {
   const Parameter& first = holder_of(begin, end);
+  check_adjacent(first, end);
   return part_of(first.gradient, begin - first.flat_offset, {end - begin});
 }
 

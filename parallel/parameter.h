@@ -104,6 +104,7 @@ class ParameterStore {
   Tensor fused_gradient(const Parameter& first, int64_t count) const;
 
  private:
+  void check_adjacent(const Parameter& first, int64_t end) const;
   const Parameter& holder_of(int64_t begin, int64_t end) const;
 
   std::vector<std::unique_ptr<Parameter>> parameters_;

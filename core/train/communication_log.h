@@ -22,7 +22,8 @@ class CommunicationLog {
   /// Counts from now on, for the groups of more than one rank.
   explicit CommunicationLog(const ProcessGroups& groups);
 
-  /// Since the call before; groups in the order tp, cp, dp, dp_cp, pp, ep, expert_tp, expert_dp, world.
+  /// Since the call before; groups in the order tp, cp, dp, dp_cp, pp, ep, expert_tp, expert_dp,
+  /// world.
   /// The reference holds until the next call.
   const std::vector<GroupTraffic>& take();
 

@@ -59,9 +59,9 @@ class LayoutRun {
         groups_(groups),
         stage_(which.model, store_, backend, groups,
                stage_options(which.model, parallel, which.shape.positions, groups.pp->rank())),
-        gradients_(
-            (store_.allocate(backend, which.dtype), store_), backend, groups,
-            {.bucket_size = parallel.ddp_bucket_size, .overlap = parallel.overlap_grad_reduce}),
+        gradient_options_(gradient_options(stage_, parallel)),
+        gradients_((store_.allocate(backend, which.dtype, gradient_options_.units), store_),
+                   backend, groups, gradient_options_),
         optimizer_(store_, gradients_, backend, groups, which.optimizer) {
     stage_.set_units(gradients_.units());
     optimizer_.initialise(which.seed);
@@ -91,6 +91,7 @@ class LayoutRun {
   }
 
   std::vector<OptimizerShard> shards() const { return optimizer_.shards(); }
+  int64_t num_sharded_layers() const { return std::ssize(gradient_options_.units); }
   const ParameterStore& store() const { return store_; }
 
  private:
@@ -98,7 +99,7 @@ class LayoutRun {
   ProcessGroups& groups_;
   ParameterStore store_;
   PhdStage stage_;
-  std::vector<ParameterRange> units_;
+  GradientBuffer::Options gradient_options_;
   GradientBuffer gradients_;
   DistributedOptimizer optimizer_;
   std::optional<TrainState> state_;
@@ -305,7 +306,10 @@ std::vector<LayoutDifference> compare_with_one_rank(const LayoutCase& which, Bac
     comparison.gradients(run, reference);
     comparison.scalar("gradient norm", metrics.gradient_norm, expected.gradient_norm);
     comparison.weights(run, reference);
-    if (statistics != nullptr) add_to(*statistics, comparison.statistics());
+    if (statistics != nullptr) {
+      add_to(*statistics, comparison.statistics());
+      statistics->num_sharded_layers = run.num_sharded_layers();
+    }
     if (!comparison.found().empty()) return comparison.found();
   }
   return {};

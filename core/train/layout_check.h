@@ -39,10 +39,11 @@ struct LayoutDifference {
 
 /// What was compared, over all steps.
 struct LayoutStatistics {
-  int64_t num_tensors = 0;       // parameters; gradient and weights of each, after every step
-  double largest_relative = 0;   // difference over the tensor's largest value
-  double nearest_tolerance = 0;  // largest difference over tolerance; above 1 is a difference
-  std::string nearest;           // what that was
+  int64_t num_sharded_layers = 0;  // of this rank, whose weights are whole only while they run
+  int64_t num_tensors = 0;         // parameters; gradient and weights of each, after every step
+  double largest_relative = 0;     // difference over the tensor's largest value
+  double nearest_tolerance = 0;    // largest difference over tolerance; above 1 is a difference
+  std::string nearest;             // what that was
 };
 
 /// Empty if `which` is the same on the mesh as on one rank, else one entry; the same on all ranks.

@@ -42,21 +42,24 @@ int64_t needs_of_machine(int64_t own, ProcessGroup& world) {
 
 }  // namespace
 
-std::vector<ParameterRange> sharded_units(const PhdStage& stage, DataParallelSharding sharding) {
-  return sharding == DataParallelSharding::optim_grads_params ? stage.units()
-                                                              : std::vector<ParameterRange>{};
+GradientBuffer::Options gradient_options(const PhdStage& stage, const ParallelConfig& parallel) {
+  const bool sharded =
+      parallel.data_parallel_sharding_strategy == DataParallelSharding::optim_grads_params;
+  return {.bucket_size = parallel.ddp_bucket_size,
+          .overlap = parallel.overlap_grad_reduce,
+          .units = sharded ? stage.units() : std::vector<ParameterRange>{}};
 }
 
 MemoryNeeds memory_needs(PhdStage& stage, const MemoryQuestion& question) {
   MemoryNeeds needs;
   const int64_t compute_bytes = dtype_bytes(question.dtype);
   const int64_t master_bytes = dtype_bytes(accumulator_dtype(question.dtype));
-  const std::vector<ParameterRange> units = sharded_units(stage, question.sharding);
+  const GradientBuffer::Options options = gradient_options(stage, question.parallel);
   int64_t shard = 0;
   int64_t shard_of_units = 0;
   int64_t resident = question.store.numel();
-  for (const Bucket& bucket :
-       make_buckets(question.store, bucket_rules(question.groups, question.bucket_size, units))) {
+  for (const Bucket& bucket : make_buckets(
+           question.store, bucket_rules(question.groups, options.bucket_size, options.units))) {
     const int rank = group_of(bucket, question.groups).rank();
     const int64_t own = bucket.counts[static_cast<size_t>(rank)];
     shard += own;
@@ -66,7 +69,7 @@ MemoryNeeds memory_needs(PhdStage& stage, const MemoryQuestion& question) {
   }
   // Units: the shard, and two of the largest whole.
   const int64_t held =
-      resident + shard_of_units + 2 * ShardedUnits::largest_unit(question.store, units);
+      resident + shard_of_units + 2 * ShardedUnits::largest_unit(question.store, options.units);
   needs.weights = held * compute_bytes;
   needs.gradients = held * master_bytes;
   // Two moments; and a master where the compute weights are not their own masters.
@@ -84,7 +87,7 @@ MemoryNeeds memory_needs(PhdStage& stage, const MemoryQuestion& question) {
 }
 
 std::string memory_table(const MemoryNeeds& needs) {
-  std::string table = " memory of each rank (MiB)\n";
+  std::string table = " memory of the rank (MiB)\n";
   const auto row = [&](const std::string& name, int64_t bytes) {
     table += fmt::format("   {:<44}{:>12.1f}\n", name, static_cast<double>(bytes) / kMebibyte);
   };

@@ -23,18 +23,18 @@ struct MemoryNeeds {
   int64_t total() const { return weights + gradients + optimizer + activations + scratch; }
 };
 
-/// The layers whose weights the data-parallel ranks share out: all of the stage's, or none.
-std::vector<ParameterRange> sharded_units(const PhdStage& stage, DataParallelSharding sharding);
+/// How the gradients of a stage are reduced in a layout. Its parameters are to be allocated without
+/// the units: the layers whose weights the data-parallel ranks share out.
+GradientBuffer::Options gradient_options(const PhdStage& stage, const ParallelConfig& parallel);
 
 /// Needs of training with the parameters registered in `store`.
 struct MemoryQuestion {
   const ParameterStore& store;
   const ProcessGroups& groups;
-  int64_t bucket_size;
+  const ParallelConfig& parallel;
   StageShape shape;
   DType dtype;
   StageSlots slots;
-  DataParallelSharding sharding = DataParallelSharding::optim;
 };
 MemoryNeeds memory_needs(PhdStage& stage, const MemoryQuestion& question);
 

@@ -68,6 +68,7 @@ Trainer::Trainer(const RunConfig& config, Backend& backend, ProcessGroups& group
                              .num_chunks = stage_.num_chunks(),
                              .num_micro_batches = num_micro_batches()});
   memory_ = memory_needs(stage_, memory_question());
+  most_memory_ = groups.world->all_reduce(memory_.total(), ReduceOp::max);
   if (backend.device() == Device::cpu) check_memory(memory_, *groups.world);
   open_data(plan);
   allocate();
@@ -89,11 +90,10 @@ int64_t Trainer::num_micro_batches() const {
 MemoryQuestion Trainer::memory_question() const {
   return {.store = store_,
           .groups = groups_,
-          .bucket_size = setup_.config.parallel.ddp_bucket_size,
+          .parallel = setup_.config.parallel,
           .shape = {setup_.config.data.seq_length, setup_.config.training.micro_batch_size},
           .dtype = compute_dtype(setup_.config.training.precision),
-          .slots = slots_of(schedule_, stage_.num_chunks()),
-          .sharding = setup_.config.parallel.data_parallel_sharding_strategy};
+          .slots = slots_of(schedule_, stage_.num_chunks())};
 }
 
 PipelineQuestion Trainer::pipeline_question() const {
@@ -106,13 +106,9 @@ PipelineQuestion Trainer::pipeline_question() const {
 void Trainer::allocate() {
   const RunConfig& config = setup_.config;
   const MemoryQuestion plan = memory_question();
-  const auto units = sharded_units(stage_, plan.sharding);
-  store_.allocate(backend_, plan.dtype, units);
-  gradients_ = std::make_unique<GradientBuffer>(
-      store_, backend_, groups_,
-      GradientBuffer::Options{.bucket_size = plan.bucket_size,
-                              .overlap = config.parallel.overlap_grad_reduce,
-                              .units = units});
+  const GradientBuffer::Options options = gradient_options(stage_, config.parallel);
+  store_.allocate(backend_, plan.dtype, options.units);
+  gradients_ = std::make_unique<GradientBuffer>(store_, backend_, groups_, options);
   stage_.set_units(gradients_->units());
   optimizer_ = std::make_unique<DistributedOptimizer>(store_, *gradients_, backend_, groups_,
                                                       config.optimizer);
@@ -164,7 +160,9 @@ std::string Trainer::describe(const DeviceMesh& mesh) const {
                   training.peak_tflops > 0 ? "given" : "measured"));
   if (validation_set_ != nullptr)
     add(fmt::format("validation samples: {}", validation_set_->num_samples()));
-  return text + memory_table(memory_);
+  return text + memory_table(memory_) +
+         fmt::format("\n   {:<44}{:>12.1f}", "most of any rank",
+                     static_cast<double>(most_memory_) / (1024.0 * 1024.0));
 }
 
 void Trainer::open_logs(const std::string& config_ini) {

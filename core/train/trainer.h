@@ -54,6 +54,7 @@ class Trainer {
   PhdStage stage_;
   std::vector<PipelineAction> schedule_;
   MemoryNeeds memory_;
+  int64_t most_memory_ = 0;  // bytes, of any rank
   std::unique_ptr<GradientBuffer> gradients_;
   std::unique_ptr<DistributedOptimizer> optimizer_;
   std::unique_ptr<BatchLoader> loader_;

@@ -17,7 +17,11 @@ TEST_P(MeshEquivalence, EqualsOneRank) {
   run_thread_ranks(static_cast<int>(mesh_case.world_size), [&](ThreadRank& rank) {
     CpuBackend backend(1);
     ProcessGroups groups = rank.process_groups(DeviceMesh(mesh_case.layout.parallel, rank.size()));
-    const auto differences = compare_with_one_rank(mesh_case.layout, backend, groups);
+    LayoutStatistics statistics;
+    const auto differences = compare_with_one_rank(mesh_case.layout, backend, groups, &statistics);
+    const bool sharded = mesh_case.layout.parallel.data_parallel_sharding_strategy ==
+                         DataParallelSharding::optim_grads_params;
+    EXPECT_EQ(statistics.num_sharded_layers > 0, sharded);
     if (rank.rank() != 0) return;
     for (const LayoutDifference& difference : differences)
       ADD_FAILURE() << "step " << difference.step << ": " << difference.what << " differs by "

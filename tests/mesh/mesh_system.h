@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "core/train/layout_check.h"
+#include "core/train/memory_needs.h"
 #include "core/train/train_step.h"
 #include "kernels/cpu/cpu_backend.h"
 
@@ -28,6 +29,7 @@ class MeshSystem {
   ProcessGroups groups;
   ParameterStore store;
   PhdStage stage;
+  GradientBuffer::Options options;
   GradientBuffer gradients;
   DistributedOptimizer optimizer;
   StageSlots slots;  // of the schedule

@@ -25,10 +25,13 @@ MeshSystem::MeshSystem(const LayoutCase& layout_case, const ParallelConfig& para
       groups(std::move(process_groups)),
       stage(layout.model, store, backend, groups,
             stage_options(layout.model, parallel, layout.shape.positions, groups.pp->rank())),
-      gradients((store.allocate(backend, layout.dtype), store), backend, groups,
-                {.bucket_size = parallel.ddp_bucket_size, .overlap = parallel.overlap_grad_reduce}),
+      options(gradient_options(stage, parallel)),
+      gradients((store.allocate(backend, layout.dtype, options.units), store), backend, groups,
+                options),
       optimizer(store, gradients, backend, groups, layout.optimizer) {
-  backend.fill(store.flat_value(), -1.0);
+  for (int64_t i = 0; i < store.size(); ++i)
+    if (store[i].value.data != nullptr) backend.fill(store[i].value, -1.0);
+  stage.set_units(gradients.units());
   optimizer.initialise(layout.seed);
   const auto schedule =
       make_schedule(parallel.pipeline_schedule,

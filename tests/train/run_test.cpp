@@ -229,8 +229,9 @@ TEST(MemoryNeeds, TheOptimizerIsSharedByTheRanks) {
       CpuBackend backend(1);
       ParameterStore store;
       PhdStage stage(config.model, store, backend, groups);
+      const ParallelConfig parallel{.ddp_bucket_size = 1000};
       all[static_cast<size_t>(rank.rank())] =
-          memory_needs(stage, {store, groups, 1000, {16, 1}, dtype, {.per_chunk = {2}}});
+          memory_needs(stage, {store, groups, parallel, {16, 1}, dtype, {.per_chunk = {2}}});
     });
     return all;
   };
