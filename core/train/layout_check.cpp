@@ -5,11 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <optional>
-
-#include "core/train/memory_needs.h"
-#include "core/train/train_step.h"
-#include "parallel/distributed_optimizer.h"
 
 namespace phalanx {
 namespace {
@@ -50,60 +45,12 @@ MicroBatch random_micro_batch(const LayoutCase& which, int64_t step, int64_t ind
   return batch;
 }
 
-/// A training system without data and logs.
-class LayoutRun {
- public:
-  LayoutRun(const LayoutCase& which, const ParallelConfig& parallel, Backend& backend,
-            ProcessGroups& groups)
-      : which_(which),
-        groups_(groups),
-        stage_(which.model, store_, backend, groups,
-               stage_options(which.model, parallel, which.shape.positions, groups.pp->rank())),
-        gradient_options_(gradient_options(stage_, parallel)),
-        gradients_((store_.allocate(backend, which.dtype, gradient_options_.units), store_),
-                   backend, groups, gradient_options_),
-        optimizer_(store_, gradients_, backend, groups, which.optimizer) {
-    stage_.set_units(gradients_.units());
-    optimizer_.initialise(which.seed);
-    const auto schedule =
-        make_schedule(parallel.pipeline_schedule,
-                      {.stage = groups.pp->rank(),
-                       .num_stages = groups.pp->size(),
-                       .num_chunks = stage_.num_chunks(),
-                       .num_micro_batches = which.num_micro_batches / groups.dp->size()});
-    stage_.allocate(which.shape, which.dtype, slots_of(schedule, stage_.num_chunks()));
-    state_.emplace(TrainState{.config = {.optimizer = which.optimizer,
-                                         .train_iters = which.num_steps,
-                                         .z_loss_coeff = which.model.z_loss_coeff,
-                                         .num_layers = which.model.num_layers},
-                              .pipeline = {schedule, *groups.pp, stage_.num_chunks()},
-                              .stage = stage_,
-                              .gradients = gradients_,
-                              .optimizer = optimizer_,
-                              .groups = groups_});
-  }
-
-  StepMetrics step(int64_t step) {
-    GlobalBatch batch{.num_samples = which_.num_micro_batches * which_.shape.sequences};
-    for (int64_t m = groups_.dp->rank(); m < which_.num_micro_batches; m += groups_.dp->size())
-      batch.micro_batches.push_back(random_micro_batch(which_, step, m));
-    return train_step(*state_, batch);
-  }
-
-  std::vector<OptimizerShard> shards() const { return optimizer_.shards(); }
-  int64_t num_sharded_layers() const { return std::ssize(gradient_options_.units); }
-  const ParameterStore& store() const { return store_; }
-
- private:
-  const LayoutCase& which_;
-  ProcessGroups& groups_;
-  ParameterStore store_;
-  PhdStage stage_;
-  GradientBuffer::Options gradient_options_;
-  GradientBuffer gradients_;
-  DistributedOptimizer optimizer_;
-  std::optional<TrainState> state_;
-};
+std::vector<MicroBatch> random_batch(const LayoutCase& which, int64_t step) {
+  std::vector<MicroBatch> batch;
+  for (int64_t m = 0; m < which.num_micro_batches; ++m)
+    batch.push_back(random_micro_batch(which, step, m));
+  return batch;
+}
 
 std::vector<double> host_values(Backend& backend, const Tensor& x) {
   std::vector<double> values(static_cast<size_t>(x.numel()));
@@ -153,7 +100,7 @@ class Comparison {
          scale);
   }
 
-  void gradients(const LayoutRun& run, const LayoutRun& alone) {
+  void gradients(LayoutRun& run, LayoutRun& alone) {
     statistics_.num_tensors = alone.store().size();
     for (int64_t i = 0; i < alone.store().size(); ++i) {
       const Parameter& reference = alone.store()[i];
@@ -166,7 +113,7 @@ class Comparison {
     }
   }
 
-  void weights(const LayoutRun& run, const LayoutRun& alone) {
+  void weights(LayoutRun& run, LayoutRun& alone) {
     for (int64_t i = 0; i < alone.store().size(); ++i) {
       const Parameter& reference = alone.store()[i];
       const auto expected = host_values(backend_, reference.value);
@@ -189,10 +136,10 @@ class Comparison {
     return largest;
   }
   /// Of this rank's shards of a tensor.
-  double deviation_of(const LayoutRun& run, const Parameter& reference,
+  double deviation_of(LayoutRun& run, const Parameter& reference,
                       const std::vector<double>& expected, Tensor OptimizerShard::*values) {
     double largest = 0;
-    for (const OptimizerShard& shard : run.shards())
+    for (const OptimizerShard& shard : run.optimizer().shards())
       if (shard.parameter->spec.name == reference.spec.name)
         largest = std::max(largest, deviation(shard, host_values(backend_, shard.*values), expected,
                                               reference.matrix_shape()[1]));
@@ -293,8 +240,9 @@ std::vector<LayoutDifference> compare_with_one_rank(const LayoutCase& which, Bac
   LayoutRun reference(which, {}, backend, alone);
   LayoutRun run(which, which.parallel, backend, groups);
   for (int64_t step = 0; step < which.num_steps; ++step) {
-    const StepMetrics expected = reference.step(step);
-    const StepMetrics metrics = run.step(step);
+    const std::vector<MicroBatch> batch = random_batch(which, step);
+    const StepMetrics expected = reference.step(batch);
+    const StepMetrics metrics = run.step(batch);
     Comparison comparison(which, backend, *groups.world, step);
     comparison.scalar("loss", metrics.loss, expected.loss);
     comparison.scalar("z loss", metrics.z_loss, expected.z_loss);
@@ -308,7 +256,7 @@ std::vector<LayoutDifference> compare_with_one_rank(const LayoutCase& which, Bac
     comparison.weights(run, reference);
     if (statistics != nullptr) {
       add_to(*statistics, comparison.statistics());
-      statistics->num_sharded_layers = run.num_sharded_layers();
+      statistics->num_sharded_layers = std::ssize(run.sharded_layers());
     }
     if (!comparison.found().empty()) return comparison.found();
   }

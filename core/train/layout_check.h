@@ -6,28 +6,13 @@
 #include <string>
 #include <vector>
 
-#include "core/model/phd_stage.h"
+#include "core/train/layout_run.h"
 #include "parallel/device_mesh.h"
-#include "parallel/optimizer_config.h"
-#include "parallel/process_groups.h"
 
 namespace phalanx {
 
-/// What runs. Small: every rank also runs all of it alone.
-struct LayoutCase {
-  ModelConfig model;
-  ParallelConfig parallel;
-  OptimizerConfig optimizer;
-  StageShape shape;
-  int64_t num_micro_batches = 1;  // of the global batch
-  int64_t num_steps = 2;
-  DType dtype = DType::f64;
-  uint64_t seed = 1234;
-  bool documents = false;  // batches with several documents, masked and positioned apart
-};
-
-/// What differed first. Values are compared in this order: losses, then gradient and weights of
-/// each tensor in the order of the forward, then the gradient norm.
+/// What differed first. Values are compared in this order: losses, gradients in the order of the
+/// forward, the gradient norm, weights: what is found first is nearest to the cause.
 struct LayoutDifference {
   int64_t step = 0;
   std::string what;  // "loss", "gradient norm", "gradient of layers.00.attention.q.weight", ...

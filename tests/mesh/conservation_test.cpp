@@ -287,8 +287,8 @@ TEST(Conservation, ShardedLayersAreGatheredAheadAndReducedInEveryMicroBatch) {
       const auto& group = step.system.groups.dp_cp;
       const int64_t layers = step.layout.model.num_layers;
       Sum scattered, gathered;
-      ASSERT_EQ(std::ssize(step.system.options.units), layers);
-      for (const ParameterRange& unit : step.system.options.units)
+      ASSERT_EQ(std::ssize(step.system.run.sharded_layers()), layers);
+      for (const ParameterRange& unit : step.system.run.sharded_layers())
         for (int64_t i = unit.first; i < unit.last; ++i)
           EXPECT_EQ(step.system.store[i].value.data, nullptr) << "weights stay after their layer";
       for (size_t i = 0; i < step.system.gradients.buckets().size(); ++i) {

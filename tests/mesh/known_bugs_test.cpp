@@ -182,7 +182,7 @@ std::unique_ptr<BatchLoader> loader_of(const LayoutCase& layout, int shard, int 
 /// Steps on what `loader` gives; the loss of the last one.
 double train(MeshSystem& system, BatchLoader& loader, int64_t steps) {
   double loss = 0;
-  while (steps-- > 0) loss = system.step_of_shard(loader.next()).loss;
+  while (steps-- > 0) loss = system.run.step_of_shard(loader.next()).loss;
   return loss;
 }
 

@@ -1,11 +1,10 @@
 // MeshSystem: a whole training system of one rank without data and logs, for tests of meshes.
 #pragma once
 
-#include <optional>
+#include <functional>
+#include <utility>
 
-#include "core/train/layout_check.h"
-#include "core/train/memory_needs.h"
-#include "core/train/train_step.h"
+#include "core/train/layout_run.h"
 #include "kernels/cpu/cpu_backend.h"
 
 namespace phalanx::test {
@@ -14,28 +13,25 @@ namespace phalanx::test {
 MicroBatch make_micro_batch(const LayoutCase& layout, int64_t index,
                             const std::function<bool(int64_t, int64_t)>& masked = {});
 
-/// Model, gradients and optimizer of one rank, with weights drawn from the layout's seed.
+/// A LayoutRun that owns what it borrows.
 class MeshSystem {
  public:
-  MeshSystem(const LayoutCase& layout, const ParallelConfig& parallel, ProcessGroups groups);
+  MeshSystem(const LayoutCase& layout_case, const ParallelConfig& parallel,
+             ProcessGroups process_groups)
+      : layout(layout_case),
+        groups(std::move(process_groups)),
+        run(layout, parallel, backend, groups) {}
 
-  /// This data-parallel rank's share of a global batch, and a step on it.
-  StepMetrics step(const std::vector<MicroBatch>& global_batch);
-  /// A step on the share itself.
-  StepMetrics step_of_shard(const GlobalBatch& batch) { return train_step(*state_, batch); }
+  StepMetrics step(const std::vector<MicroBatch>& global_batch) { return run.step(global_batch); }
 
   const LayoutCase layout;
   CpuBackend backend{1};
   ProcessGroups groups;
-  ParameterStore store;
-  PhdStage stage;
-  GradientBuffer::Options options;
-  GradientBuffer gradients;
-  DistributedOptimizer optimizer;
-  StageSlots slots;  // of the schedule
-
- private:
-  std::optional<TrainState> state_;
+  LayoutRun run;
+  ParameterStore& store = run.store();
+  PhdStage& stage = run.stage();
+  GradientBuffer& gradients = run.gradients();
+  DistributedOptimizer& optimizer = run.optimizer();
 };
 
 /// What a group's collectives have handed in between two moments.

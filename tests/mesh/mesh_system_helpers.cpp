@@ -1,4 +1,4 @@
-// A training system put together by hand.
+// Batches of random ids, and differences of counters.
 #include "tests/mesh/mesh_system.h"
 
 namespace phalanx::test {
@@ -17,48 +17,6 @@ MicroBatch make_micro_batch(const LayoutCase& layout, int64_t index,
     batch.targets.push_back(hidden ? kIgnoreTarget : draw(2 * i + 1));
   }
   return batch;
-}
-
-MeshSystem::MeshSystem(const LayoutCase& layout_case, const ParallelConfig& parallel,
-                       ProcessGroups process_groups)
-    : layout(layout_case),
-      groups(std::move(process_groups)),
-      stage(layout.model, store, backend, groups,
-            stage_options(layout.model, parallel, layout.shape.positions, groups.pp->rank())),
-      options(gradient_options(stage, parallel)),
-      gradients((store.allocate(backend, layout.dtype, options.units), store), backend, groups,
-                options),
-      optimizer(store, gradients, backend, groups, layout.optimizer) {
-  for (int64_t i = 0; i < store.size(); ++i)
-    if (store[i].value.data != nullptr) backend.fill(store[i].value, -1.0);
-  stage.set_units(gradients.units());
-  optimizer.initialise(layout.seed);
-  const auto schedule =
-      make_schedule(parallel.pipeline_schedule,
-                    {.stage = groups.pp->rank(),
-                     .num_stages = groups.pp->size(),
-                     .num_chunks = stage.num_chunks(),
-                     .num_micro_batches = layout.num_micro_batches / groups.dp->size()});
-  slots = slots_of(schedule, stage.num_chunks());
-  stage.allocate(layout.shape, layout.dtype, slots);
-  state_.emplace(TrainState{.config = {.optimizer = layout.optimizer,
-                                       .train_iters = layout.num_steps,
-                                       .z_loss_coeff = layout.model.z_loss_coeff,
-                                       .num_layers = layout.model.num_layers},
-                            .pipeline = {schedule, *groups.pp, stage.num_chunks()},
-                            .stage = stage,
-                            .gradients = gradients,
-                            .optimizer = optimizer,
-                            .groups = groups});
-}
-
-StepMetrics MeshSystem::step(const std::vector<MicroBatch>& global_batch) {
-  GlobalBatch batch{.num_samples =
-                        static_cast<int64_t>(global_batch.size()) * layout.shape.sequences};
-  for (size_t m = static_cast<size_t>(groups.dp->rank()); m < global_batch.size();
-       m += static_cast<size_t>(groups.dp->size()))
-    batch.micro_batches.push_back(global_batch[m]);
-  return step_of_shard(batch);
 }
 
 TrafficSnapshot::TrafficSnapshot(const ProcessGroup& process_group) : group_(process_group) {

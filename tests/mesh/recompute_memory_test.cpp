@@ -103,7 +103,7 @@ TEST(RecomputeMemory, RunsTakeWhatWasPlanned) {
         system.step(batch);
         const int64_t peak = system.stage.peak_saved_bytes();
         const auto plan =
-            system.stage.plan_memory(item.layout.shape, item.layout.dtype, system.slots);
+            system.stage.plan_memory(item.layout.shape, item.layout.dtype, system.run.slots());
         EXPECT_EQ(peak, *std::ranges::max_element(plan.saved_bytes_per_slot));
         peaks[static_cast<size_t>(rank.rank())] = peak;
       });
