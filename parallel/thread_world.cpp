@@ -34,7 +34,7 @@ void ThreadWorld::meet_again(ThreadMeetingPoint& point) {
 ThreadWorld::MessagePtr ThreadWorld::send(ThreadMeetingPoint& point,
                                           const ThreadMeetingPoint::Route& route, const Tensor& x,
                                           const std::string& group) {
-  const auto message = std::make_shared<PostedMessage>(PostedMessage{x});
+  auto message = std::make_shared<PostedMessage>(PostedMessage{x});
   const std::lock_guard lock(mutex_);
   Mailbox& mailbox = point.mailboxes[route];
   mailbox.sent.push_back(message);
@@ -45,7 +45,7 @@ ThreadWorld::MessagePtr ThreadWorld::send(ThreadMeetingPoint& point,
 ThreadWorld::MessagePtr ThreadWorld::receive(ThreadMeetingPoint& point,
                                              const ThreadMeetingPoint::Route& route,
                                              const Tensor& x, const std::string& group) {
-  const auto message = std::make_shared<PostedMessage>(PostedMessage{x});
+  auto message = std::make_shared<PostedMessage>(PostedMessage{x});
   const std::lock_guard lock(mutex_);
   Mailbox& mailbox = point.mailboxes[route];
   mailbox.awaited.push_back(message);

@@ -28,9 +28,16 @@ struct HeadMap {
   int64_t sequences, groups, queries, copies, per_group, head_dim;
 };
 
-/// lse takes in part_lse; returns what the old and the new sum are multiplied by.
+/// What the old and the new sum are multiplied by.
 template <class Real>
-std::pair<Real, Real> merge_weights(Real& lse, Real part_lse) {
+struct MergeWeights {
+  Real before;
+  Real added;
+};
+
+/// lse takes in part_lse.
+template <class Real>
+MergeWeights<Real> merge_weights(Real& lse, Real part_lse) {
   // Nothing is added; and were both -infinity, it would be subtracted from itself below.
   if (part_lse == -std::numeric_limits<Real>::infinity()) return {Real(1), Real(0)};
   const Real maximum = std::max(lse, part_lse);
@@ -55,13 +62,15 @@ void CpuBackend::attention_merge_impl(const Tensor& out, const Tensor& lse, cons
     const auto rows = [=](int64_t begin, int64_t end) {
       for (int64_t i = begin * map.heads(); i < end * map.heads(); ++i) {
         const int64_t at = map.lse_index(i / map.heads(), i % map.heads());
-        const auto [old_weight, new_weight] = merge_weights(sums_lse[at], added_lse[at]);
-        if (new_weight == Real(0) && old_weight == Real(1)) continue;
+        const MergeWeights<Real> weights = merge_weights(sums_lse[at], added_lse[at]);
+        const Real before = weights.before;
+        const Real more = weights.added;
+        if (more == Real(0) && before == Real(1)) continue;
         Real* y = sums + i * map.head_dim;
         const T* x = added + i * map.head_dim;
 #pragma omp simd
         for (int64_t d = 0; d < map.head_dim; ++d)
-          y[d] = old_weight * y[d] + new_weight * static_cast<Real>(x[d]);
+          y[d] = before * y[d] + more * static_cast<Real>(x[d]);
       }
     };
     parallel_ranges(num_threads_, map.rows(), row_grain(out.shape.back()), rows);
