@@ -128,7 +128,7 @@ void validate_pipeline(Problems& problems, const RunConfig& config, int64_t worl
 /// Bounds of what the rules below multiply, far above any machine and far inside int64. Reports
 /// what is too large, and what no other rule finds too small.
 bool sizes_can_be_multiplied(Problems& problems, const RunConfig& config) {
-  constexpr int64_t kMostRanks = int64_t{1} << 20;  // experts and widths too
+  constexpr int64_t kMostRanks = int64_t{1} << 20;   // experts and widths too
   constexpr int64_t kMostLayers = int64_t{1} << 12;  // balancing them takes their square
   constexpr int64_t kMostPositions = int64_t{1} << 31;
   const ParallelConfig& parallel = config.parallel;

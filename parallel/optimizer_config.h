@@ -27,7 +27,7 @@ struct OptimizerConfig {
   double lr_warmup_init = 0.0;
   int64_t lr_wsd_decay_iters = 0;  // 0: a tenth of lr_decay_iters
   double weight_decay = 0.1;
-  bool decay_norm_and_bias = true;  // as HybridNorm's runs (methods: traps in the released code)
+  bool decay_norm_and_bias = true;  // as HybridNorm's released runs
   bool decay_embedding = false;
   double adam_beta1 = 0.9;
   double adam_beta2 = 0.95;

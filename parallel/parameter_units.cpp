@@ -52,9 +52,6 @@ ShardedUnits::ShardedUnits(ParameterStore& store, Backend& backend, ProcessGroup
   for (Reducing& reducing : reducing_) reducing.buffer = take(largest, accumulator_dtype(dtype));
 }
 
-// A rank that fails with work under way must not free what others still read.
-ShardedUnits::~ShardedUnits() = default;
-
 int64_t ShardedUnits::unit_begin(int64_t unit) const {
   return store_[units_[static_cast<size_t>(unit)].first].flat_offset;
 }

@@ -33,7 +33,6 @@ class ShardedUnits final : public ParameterUnits {
   /// `buckets` are those of `units` (Bucket::unit numbers them).
   ShardedUnits(ParameterStore& store, Backend& backend, ProcessGroups& groups,
                const std::vector<ParameterRange>& units, const std::vector<Bucket>& buckets);
-  ~ShardedUnits() override;
 
   void begin_forward(int64_t unit) override { begin(unit, unit + 1); }
   void end_forward(int64_t unit) override { end(unit); }

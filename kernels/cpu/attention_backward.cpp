@@ -1,7 +1,7 @@
 // Backward of attention on the CPU. With P = exp(scale q k^T - lse), delta = rowsum(dout * out) and
 // dS = P * (dout v^T - delta):  dv = P^T dout,  dq = scale dS k,  dk = scale dS^T q.
 // lse and delta are those of whole rows, so originals and hidden keys, and key blocks on other
-// ranks, add up exactly (methods.md A1.6).
+// ranks, add up exactly.
 //
 // Tiles are held transposed as in the forward (query rows are vector lanes).
 #include <omp.h>

@@ -16,8 +16,8 @@ constexpr int64_t kWindows[] = {1, 4, 16};
 constexpr int64_t kChunks[] = {1, 4, 32, kEndless};
 constexpr WindowUnit kUnits[] = {WindowUnit::positions, WindowUnit::hidden_tokens};
 
-// The predicate as methods.md prints it: key copy i, position m, query copy j, position n; copies
-// count from 1, 1 is the original.
+// The predicate of PHD-SWA and CSWA, spelled out from Eq. 2: key copy i, position m, query copy j,
+// position n; copies count from 1, 1 is the original.
 bool paper_visible(int64_t i, int64_t m, int64_t j, int64_t n, int64_t window, int64_t chunk) {
   if (i == 1) return m <= n;
   if (j == 1) return false;
@@ -26,7 +26,7 @@ bool paper_visible(int64_t i, int64_t m, int64_t j, int64_t n, int64_t window, i
   return m / chunk == n / chunk;
 }
 
-// Unit B of methods.md (d)1: window and chunk count hidden tokens, copies interleaved.
+// The other reading of the unit: window and chunk count hidden tokens, copies interleaved.
 bool hidden_token_visible(int64_t i, int64_t m, int64_t j, int64_t n, const AttentionMask& mask) {
   if (i == 1) return m <= n;
   if (j == 1) return false;
@@ -120,7 +120,7 @@ TEST(AttentionMask, Nesting) {
   }
 }
 
-// Extra keys of the last copy, far from chunk starts: methods.md (d)1.
+// Extra keys of the last copy, far from chunk starts.
 TEST(AttentionMask, UnitsGiveTheKeyCountsOfThePaper) {
   const auto extra_keys = [](int64_t copies, WindowUnit unit) {
     const AttentionMask mask{.copies = copies, .window = 16, .unit = unit};
