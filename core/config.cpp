@@ -7,27 +7,16 @@
 
 #include "core/layout_validate.h"
 #include "core/model/problems.h"
+#include "parallel/device_mesh.h"
 
 namespace phalanx {
 namespace {
-
-void append(Problems& problems, Problems more) {
-  std::ranges::move(more, std::back_inserter(problems));
-}
 
 /// Problem unless 0 <= value < 1.
 void in_range(Problems& problems, std::string_view option, double value, double nearest) {
   if (!(value >= 0 && value < 1))
     report(problems, "{} {} is not at least 0 and below 1; the nearest is {}", option, value,
            nearest);
-}
-
-int64_t data_parallel_size(const ParallelConfig& parallel, int64_t world_size) {
-  int64_t data_ranks = world_size;  // divided step by step: a product of sizes may leave int64
-  for (const int64_t size : {parallel.tensor_model_parallel_size,
-                             parallel.pipeline_model_parallel_size, parallel.context_parallel_size})
-    data_ranks = size > 0 ? data_ranks / size : 1;
-  return std::max<int64_t>(1, data_ranks);
 }
 
 void validate_batches(Problems& problems, const RunConfig& config, int64_t world_size) {

@@ -14,10 +14,6 @@
 namespace phalanx {
 namespace {
 
-void append(Problems& problems, Problems more) {
-  std::ranges::move(more, std::back_inserter(problems));
-}
-
 /// Whether `tp` ranks can share every matrix, head and row of the table.
 bool tensor_size_fits(const ModelConfig& model, int64_t tp) {
   const int64_t groups = model.query_groups();
@@ -77,10 +73,7 @@ void validate_positions(Problems& problems, const RunConfig& config) {
 }
 
 int64_t num_micro_batches(const RunConfig& config, int64_t world_size) {
-  const ParallelConfig& parallel = config.parallel;
-  const int64_t ranks = parallel.tensor_model_parallel_size *
-                        parallel.pipeline_model_parallel_size * parallel.context_parallel_size;
-  const int64_t data_ranks = std::max<int64_t>(1, world_size / ranks);
+  const int64_t data_ranks = data_parallel_size(config.parallel, world_size);
   return std::max<int64_t>(
       1, config.training.global_batch_size / (config.training.micro_batch_size * data_ranks));
 }

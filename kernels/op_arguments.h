@@ -22,6 +22,12 @@ struct MatmulOptions {
   Accumulate accumulate = Accumulate::no;
 };
 
+/// The three products of a linear layer y = x W^T.
+inline constexpr MatmulOptions kTimesTransposed{.b = Transpose::yes};  // y = x W^T
+inline constexpr MatmulOptions kTimes{};                               // dx = dy W
+inline constexpr MatmulOptions kWeightGradient{.a = Transpose::yes,    // dW += dy^T x
+                                               .accumulate = Accumulate::yes};
+
 /// sum = a + b and y = rms_norm(sum) in one pass. `sum` may be a or b.
 struct AddRmsNorm {
   Tensor sum, y, rstd;  // outputs

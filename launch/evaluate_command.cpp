@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "core/layout_validate.h"
+#include "core/model/problems.h"
 #include "core/train/run_evaluation.h"
 #include "launch/commands.h"
 #include "launch/mpi_ranks.h"
@@ -32,11 +33,9 @@ int evaluate_on_ranks(const Arguments& arguments, const Ranks& ranks) {
   RunConfig& config = options.config;
   auto problems = apply_options(arguments, options.table, config);
   if (options.load.load.empty()) problems.push_back("load is empty: give --load RUN, a run folder");
-  for (auto& problem : validate(config.model, config.data.seq_length))
-    problems.push_back(std::move(problem));
-  for (auto& problem : validate(config.parallel, ranks.size))
-    problems.push_back(std::move(problem));
-  for (auto& problem : validate_layout(config, ranks.size)) problems.push_back(std::move(problem));
+  append(problems, validate(config.model, config.data.seq_length));
+  append(problems, validate(config.parallel, ranks.size));
+  append(problems, validate_layout(config, ranks.size));
   if (report_problems(problems, ranks)) return 2;
 
   const DeviceMesh mesh(config.parallel, ranks.size);

@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "core/model/problems.h"
 #include "launch/commands.h"
 #include "launch/mpi_ranks.h"
 #include "launch/options.h"
@@ -70,8 +71,7 @@ int run_generate(const Arguments& arguments) {
   if (load.load.empty()) problems.push_back("load is empty: give --load RUN, a run folder");
   check_generation(generation, problems);
   check_one_rank(config.parallel, problems);
-  for (auto& problem : validate(config.model, config.data.seq_length))
-    problems.push_back(std::move(problem));
+  append(problems, validate(config.model, config.data.seq_length));
   throw_problems(problems);
 
   generation.seed = static_cast<uint64_t>(config.training.seed);

@@ -5,6 +5,7 @@
 
 #include "core/layout_validate.h"
 #include "core/model/model_cost.h"
+#include "core/model/problems.h"
 #include "core/train/memory_needs.h"
 #include "core/train/pipeline_report.h"
 #include "core/train/run_setup.h"
@@ -191,12 +192,9 @@ int run_info(const Arguments& arguments) {
     return 0;
   }
   auto problems = apply_options(arguments, table, config);
-  for (auto& problem : validate(config.model, config.data.seq_length))
-    problems.push_back(std::move(problem));
-  for (auto& problem : validate(config.parallel, options.world_size))
-    problems.push_back(std::move(problem));
-  for (auto& problem : validate_layout(config, options.world_size))
-    problems.push_back(std::move(problem));
+  append(problems, validate(config.model, config.data.seq_length));
+  append(problems, validate(config.parallel, options.world_size));
+  append(problems, validate_layout(config, options.world_size));
   throw_problems(problems);
   if (options.list) {
     print(list_text());

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "core/model/problems.h"
 #include "core/train/run_training.h"
 #include "core/train/run_verification.h"
 #include "launch/commands.h"
@@ -48,7 +49,7 @@ int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
   TrainTable options;
   RunConfig& config = options.config;
   auto problems = apply_options(arguments, options.table, config);
-  for (auto& problem : validate(config, ranks.size)) problems.push_back(std::move(problem));
+  append(problems, validate(config, ranks.size));
   if (report_problems(problems, ranks)) return 2;
 
   if (options.train.verify_layout) return verify_on_ranks(config, ranks);

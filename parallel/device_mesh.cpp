@@ -69,6 +69,15 @@ int64_t nearest_divisor(int64_t wanted, int64_t whole) {
   return best;
 }
 
+// Divided step by step: a product of sizes may leave int64.
+int64_t data_parallel_size(const ParallelConfig& config, int64_t world_size) {
+  int64_t data_ranks = world_size;
+  for (const int64_t size : {config.tensor_model_parallel_size, config.pipeline_model_parallel_size,
+                             config.context_parallel_size})
+    data_ranks = size > 0 ? data_ranks / size : 1;
+  return std::max<int64_t>(1, data_ranks);
+}
+
 std::vector<std::string> validate(const ParallelConfig& config, int64_t world_size) {
   const SizeOption dense[] = {{"tensor-model-parallel-size", config.tensor_model_parallel_size},
                               {"pipeline-model-parallel-size", config.pipeline_model_parallel_size},

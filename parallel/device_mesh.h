@@ -13,6 +13,10 @@ namespace phalanx {
 /// The value nearest to `wanted` that divides `whole` (both at least 1), the smaller on a tie.
 int64_t nearest_divisor(int64_t wanted, int64_t whole);
 
+/// Data-parallel ranks of `config` on `world_size` ranks, at least 1; also for sizes that make no
+/// mesh, because validation asks about those.
+int64_t data_parallel_size(const ParallelConfig& config, int64_t world_size);
+
 /// Two views of the same ranks, outermost axis first: dense (pp, dp, cp, tp) and expert (pp,
 /// expert_dp, ep, expert_tp), where expert_dp * ep * expert_tp = dp * cp * tp. tp varies fastest,
 /// so that tensor-parallel ranks are neighbours.

@@ -44,7 +44,7 @@ class DistributedOptimizer {
   void set_num_steps(int64_t num_steps) { num_steps_ = num_steps; }
   /// Bytes of masters and moments on this rank.
   int64_t state_bytes() const;
-  std::vector<OptimizerShard> shards() const { return shards_; }
+  const std::vector<OptimizerShard>& shards() const { return shards_; }
 
  private:
   /// Adjacent shards that are updated and counted alike: one op for all of them.

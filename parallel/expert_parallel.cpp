@@ -101,41 +101,44 @@ void ExpertDispatcher::route(Route& route, const Tensor& counts, const Tensor& e
   ops_.upload(route.order, order.data());
 }
 
-void ExpertDispatcher::dispatch(const Tensor& y, const Tensor& x, const Route& route,
-                                Memory& memory) const {
-  const ArenaScope scope(memory.scratch);
-  const int64_t width = x.shape.back();
+ExpertDispatcher::Passage ExpertDispatcher::passage(const Tensor& of, const Route& route,
+                                                    Memory& memory) const {
+  const int64_t width = of.shape.back();
   const auto own = static_cast<size_t>(groups_.expert_tp.rank());
   const int64_t begin = sum_of(std::span(route.gathered).first(own));
   const int64_t choices = route.places.numel();
-  const Tensor all = memory.scratch.tensor("experts.gathered", {route.rows(), width}, x.dtype);
-  const Tensor sorted = memory.scratch.tensor("experts.sent", {choices, width}, x.dtype);
+  Passage passage;
+  passage.all = memory.scratch.tensor("experts.gathered", {route.rows(), width}, of.dtype);
+  passage.sorted = memory.scratch.tensor("experts.sent", {choices, width}, of.dtype);
+  passage.own = passage.all.slice(begin, begin + route.gathered[own]);
+  passage.counts = times(route.gathered, width);
+  return passage;
+}
 
-  const int64_t rows = x.shape.rows();
-  ops_.permute_rows(sorted, x, route.places.view({rows, rows == 0 ? 1 : choices / rows}));
-  DispatchRegion::forward(groups_.ep, all.slice(begin, begin + route.gathered[own]), sorted,
-                          {route.sent, route.received});
-  groups_.expert_tp.all_gather_in_place(all.view({all.numel()}), times(route.gathered, width));
-  ops_.permute_rows(y, all, route.order);
+// [n, k], or [M, 1] where every choice has a value of its own.
+Tensor ExpertDispatcher::places_of(const Route& route, int64_t rows) {
+  return route.places.view({rows, rows == 0 ? 1 : route.places.numel() / rows});
+}
+
+void ExpertDispatcher::dispatch(const Tensor& y, const Tensor& x, const Route& route,
+                                Memory& memory) const {
+  const ArenaScope scope(memory.scratch);
+  const Passage rows = passage(x, route, memory);
+  ops_.permute_rows(rows.sorted, x, places_of(route, x.shape.rows()));
+  DispatchRegion::forward(groups_.ep, rows.own, rows.sorted, {route.sent, route.received});
+  groups_.expert_tp.all_gather_in_place(rows.all.view({rows.all.numel()}), rows.counts);
+  ops_.permute_rows(y, rows.all, route.order);
 }
 
 // As dispatch from the last line to the first.
 void ExpertDispatcher::collect(const Tensor& y, const Tensor& x, const Route& route, Memory& memory,
                                const Tensor& added) const {
   const ArenaScope scope(memory.scratch);
-  const int64_t width = x.shape.back();
-  const auto own = static_cast<size_t>(groups_.expert_tp.rank());
-  const int64_t begin = sum_of(std::span(route.gathered).first(own));
-  const int64_t choices = route.places.numel();
-  const Tensor all = memory.scratch.tensor("experts.gathered", {route.rows(), width}, x.dtype);
-  const Tensor sorted = memory.scratch.tensor("experts.sent", {choices, width}, x.dtype);
-
-  ops_.combine_rows(all, x, route.order);
-  groups_.expert_tp.reduce_scatter_in_place(all.view({all.numel()}), times(route.gathered, width));
-  DispatchRegion::backward(groups_.ep, sorted, all.slice(begin, begin + route.gathered[own]),
-                           {route.sent, route.received});
-  const int64_t rows = y.shape.rows();
-  ops_.combine_rows(y, sorted, route.places.view({rows, rows == 0 ? 1 : choices / rows}), added);
+  const Passage rows = passage(x, route, memory);
+  ops_.combine_rows(rows.all, x, route.order);
+  groups_.expert_tp.reduce_scatter_in_place(rows.all.view({rows.all.numel()}), rows.counts);
+  DispatchRegion::backward(groups_.ep, rows.sorted, rows.own, {route.sent, route.received});
+  ops_.combine_rows(y, rows.sorted, places_of(route, y.shape.rows()), added);
 }
 
 }  // namespace phalanx

@@ -56,6 +56,16 @@ class ExpertDispatcher {
   static constexpr double kPlannedExcess = 0.25;
 
  private:
+  /// Scratch memory of rows on their way.
+  struct Passage {
+    Tensor sorted;                // [M, W]: as they leave for ep, and come back
+    Tensor all;                   // [m, W]: as they lie after the gather over expert_tp
+    Tensor own;                   // this rank's rows of `all`
+    std::vector<int64_t> counts;  // [expert_tp] elements of `all`
+  };
+  /// For rows as wide as those of `of`.
+  Passage passage(const Tensor& of, const Route& route, Memory& memory) const;
+  static Tensor places_of(const Route& route, int64_t rows);
   std::vector<int64_t> exchange_counts(const std::vector<int64_t>& sent) const;
 
   Backend& ops_;

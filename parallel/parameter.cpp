@@ -109,22 +109,22 @@ void ParameterStore::allocate(Backend& backend, DType compute_dtype,
   place_until(size());
 }
 
-void ParameterStore::place_values(const ParameterRange& unit, const Tensor& block) {
+void ParameterStore::place(const ParameterRange& unit, Tensor Parameter::*part, const Tensor& all,
+                           const Tensor& block) {
+  const int64_t begin = (*this)[unit.first].flat_offset;
   for (int64_t i = unit.first; i < unit.last; ++i) {
     Parameter& parameter = (*this)[i];
-    const int64_t at = parameter.flat_offset - (*this)[unit.first].flat_offset;
-    parameter.value = block ? part_of(block, at, parameter.shape)
-                            : Tensor{nullptr, parameter.shape, values_.dtype, values_.device};
+    parameter.*part = block ? part_of(block, parameter.flat_offset - begin, parameter.shape)
+                            : Tensor{nullptr, parameter.shape, all.dtype, all.device};
   }
 }
 
+void ParameterStore::place_values(const ParameterRange& unit, const Tensor& block) {
+  place(unit, &Parameter::value, values_, block);
+}
+
 void ParameterStore::place_gradients(const ParameterRange& unit, const Tensor& block) {
-  for (int64_t i = unit.first; i < unit.last; ++i) {
-    Parameter& parameter = (*this)[i];
-    const int64_t at = parameter.flat_offset - (*this)[unit.first].flat_offset;
-    parameter.gradient = block ? part_of(block, at, parameter.shape)
-                               : Tensor{nullptr, parameter.shape, gradients_.dtype, values_.device};
-  }
+  place(unit, &Parameter::gradient, gradients_, block);
 }
 
 const Parameter& ParameterStore::holder_of(int64_t begin, int64_t end) const {

@@ -104,6 +104,8 @@ class ParameterStore {
   Tensor fused_gradient(const Parameter& first, int64_t count) const;
 
  private:
+  void place(const ParameterRange& unit, Tensor Parameter::*part, const Tensor& all,
+             const Tensor& block);
   void check_adjacent(const Parameter& first, int64_t end) const;
   const Parameter& holder_of(int64_t begin, int64_t end) const;
 

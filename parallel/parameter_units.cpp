@@ -48,8 +48,8 @@ ShardedUnits::ShardedUnits(ParameterStore& store, Backend& backend, ProcessGroup
   value_shards_ = take(numel, dtype);
   gradient_shards_ = take(numel, accumulator_dtype(dtype));
   const int64_t largest = largest_unit(store, units);
-  for (Gathered& gathered : gathered_) gathered.buffer = take(largest, dtype);
-  for (Reducing& reducing : reducing_) reducing.buffer = take(largest, accumulator_dtype(dtype));
+  for (WholeUnit& gathered : gathered_) gathered.buffer = take(largest, dtype);
+  for (WholeUnit& reducing : reducing_) reducing.buffer = take(largest, accumulator_dtype(dtype));
 }
 
 int64_t ShardedUnits::unit_begin(int64_t unit) const {
@@ -61,23 +61,16 @@ Tensor ShardedUnits::part(const Tensor& buffer, const Bucket& bucket) const {
   return buffer.slice(bucket.begin - begin, bucket.end - begin);
 }
 
-Tensor ShardedUnits::value_shard(const Bucket& bucket) const {
+// `shards` is value_shards_ or gradient_shards_, which lie alike.
+Tensor ShardedUnits::shard(const Tensor& shards, const Bucket& bucket) const {
   const auto unit = static_cast<size_t>(bucket.unit);
   for (size_t i = 0; i < buckets_[unit].size(); ++i) {
     if (buckets_[unit][i].begin != bucket.begin) continue;
     const int64_t at = shard_at_[unit][i];
     const auto rank = static_cast<size_t>(group_of(bucket, groups_).rank());
-    return value_shards_.slice(at, at + bucket.counts[rank]);
+    return shards.slice(at, at + bucket.counts[rank]);
   }
   fail("no unit has the bucket at element ", bucket.begin);
-}
-
-Tensor ShardedUnits::gradient_shard(const Bucket& bucket) const {
-  const Tensor values = value_shard(bucket);
-  const int64_t at =
-      (static_cast<const char*>(values.data) - static_cast<const char*>(value_shards_.data)) /
-      dtype_bytes(values.dtype);
-  return gradient_shards_.slice(at, at + values.numel());
 }
 
 // Starts gathering unless the unit is there or on its way; the buffer that was used last is spared,
@@ -86,7 +79,7 @@ size_t ShardedUnits::fetch(int64_t unit) {
   for (size_t i = 0; i < gathered_.size(); ++i)
     if (gathered_[i].unit == unit) return i;
   const size_t free = 1 - last_used_;
-  Gathered& target = gathered_[free];
+  WholeUnit& target = gathered_[free];
   wait_for(target.work);
   target.unit = unit;
   for (const Bucket& bucket : buckets_[static_cast<size_t>(unit)]) {
@@ -103,7 +96,7 @@ size_t ShardedUnits::fetch(int64_t unit) {
 void ShardedUnits::begin(int64_t unit, int64_t next) {
   const size_t index = fetch(unit);
   last_used_ = index;
-  Gathered& gathered = gathered_[index];
+  WholeUnit& gathered = gathered_[index];
   wait_for(gathered.work);
   store_.place_values(units_[static_cast<size_t>(unit)], gathered.buffer);
   if (0 <= next && next < static_cast<int64_t>(units_.size())) fetch(next);
@@ -116,7 +109,7 @@ void ShardedUnits::end(int64_t unit) {
 void ShardedUnits::begin_backward(int64_t unit) {
   begin(unit, unit - 1);
   last_reducing_ = 1 - last_reducing_;
-  Reducing& target = reducing_[last_reducing_];
+  WholeUnit& target = reducing_[last_reducing_];
   collect(target);
   target.unit = unit;
   ops_.zero(target.buffer);
@@ -124,7 +117,7 @@ void ShardedUnits::begin_backward(int64_t unit) {
 }
 
 void ShardedUnits::end_backward(int64_t unit) {
-  Reducing& target = reducing_[last_reducing_];
+  WholeUnit& target = reducing_[last_reducing_];
   check(target.unit == unit, "unit ", unit, " ends a backward that unit ", target.unit, " began");
   for (const Bucket& bucket : buckets_[static_cast<size_t>(unit)]) {
     partial_.sum(bucket);
@@ -138,16 +131,16 @@ void ShardedUnits::end_backward(int64_t unit) {
 }
 
 // Adds this rank's shards of what was reduced to the step's sums.
-void ShardedUnits::collect(Reducing& reducing) {
-  wait_for(reducing.work);
-  if (reducing.unit == kNone) return;
-  for (const Bucket& bucket : buckets_[static_cast<size_t>(reducing.unit)]) {
+void ShardedUnits::collect(WholeUnit& gradients) {
+  wait_for(gradients.work);
+  if (gradients.unit == kNone) return;
+  for (const Bucket& bucket : buckets_[static_cast<size_t>(gradients.unit)]) {
     const auto [first, last] = bucket.shard(group_of(bucket, groups_).rank());
     const Tensor sum = gradient_shard(bucket);
     ops_.add(sum, sum,
-             part(reducing.buffer, bucket).slice(first - bucket.begin, last - bucket.begin));
+             part(gradients.buffer, bucket).slice(first - bucket.begin, last - bucket.begin));
   }
-  reducing.unit = kNone;
+  gradients.unit = kNone;
 }
 
 void ShardedUnits::zero_gradients() {
@@ -156,11 +149,11 @@ void ShardedUnits::zero_gradients() {
 }
 
 void ShardedUnits::finish_gradients() {
-  for (Reducing& reducing : reducing_) collect(reducing);
+  for (WholeUnit& reducing : reducing_) collect(reducing);
 }
 
 void ShardedUnits::forget_weights() {
-  for (Gathered& gathered : gathered_) {
+  for (WholeUnit& gathered : gathered_) {
     wait_for(gathered.work);
     gathered.unit = kNone;
   }

@@ -47,8 +47,8 @@ class ShardedUnits final : public ParameterUnits {
   void forget_weights();
 
   /// This rank's shard of `bucket`, flat.
-  Tensor value_shard(const Bucket& bucket) const;
-  Tensor gradient_shard(const Bucket& bucket) const;
+  Tensor value_shard(const Bucket& bucket) const { return shard(value_shards_, bucket); }
+  Tensor gradient_shard(const Bucket& bucket) const { return shard(gradient_shards_, bucket); }
 
   /// Elements of the largest unit: the size of each of the four buffers.
   static int64_t largest_unit(const ParameterStore& store,
@@ -56,14 +56,8 @@ class ShardedUnits final : public ParameterUnits {
 
  private:
   static constexpr int64_t kNone = -1;
-  /// Whole weights of a unit, gathered or on their way.
-  struct Gathered {
-    Tensor buffer;
-    int64_t unit = kNone;
-    std::vector<PendingWork> work;
-  };
-  /// Whole gradients of a unit, in use or being reduced.
-  struct Reducing {
+  /// A whole unit: weights that are there or on their way, gradients in use or being reduced.
+  struct WholeUnit {
     Tensor buffer;
     int64_t unit = kNone;
     std::vector<PendingWork> work;
@@ -72,9 +66,10 @@ class ShardedUnits final : public ParameterUnits {
   void begin(int64_t unit, int64_t next);
   void end(int64_t unit);
   size_t fetch(int64_t unit);
-  void collect(Reducing& reducing);
+  void collect(WholeUnit& gradients);
   int64_t unit_begin(int64_t unit) const;
   Tensor part(const Tensor& buffer, const Bucket& bucket) const;
+  Tensor shard(const Tensor& shards, const Bucket& bucket) const;
 
   ParameterStore& store_;
   Backend& ops_;
@@ -85,8 +80,8 @@ class ShardedUnits final : public ParameterUnits {
   std::vector<std::shared_ptr<void>> blocks_;
   Tensor value_shards_, gradient_shards_;       // flat, bucket after bucket
   std::vector<std::vector<int64_t>> shard_at_;  // per unit and bucket: element of the shards
-  std::array<Gathered, 2> gathered_;
-  std::array<Reducing, 2> reducing_;
+  std::array<WholeUnit, 2> gathered_;
+  std::array<WholeUnit, 2> reducing_;
   size_t last_used_ = 0;      // of gathered_
   size_t last_reducing_ = 0;  // of reducing_
 };

@@ -7,11 +7,6 @@
 namespace phalanx {
 namespace {
 
-constexpr MatmulOptions kTimesTransposed{.b = Transpose::yes};  // y = x W^T
-constexpr MatmulOptions kTimes{};                               // dx = dy W
-constexpr MatmulOptions kWeightGradient{.a = Transpose::yes,    // dW += dy^T x
-                                        .accumulate = Accumulate::yes};
-
 Tensor rows_of_all_ranks(const Tensor& x, ProcessGroup& tp, Memory& memory, std::string_view name) {
   return memory.scratch.tensor(name, {x.shape.rows() * tp.size(), x.shape.back()}, x.dtype);
 }
@@ -26,6 +21,13 @@ Tensor own_rows(const Tensor& rows, const ProcessGroup& tp) {
 
 SequenceParallel effective_sequence_parallel(const TensorParallelContext& context) {
   return context.tp.size() == 1 ? SequenceParallel::off : context.sequence_parallel;
+}
+
+Placement row_wise_placement(const TensorParallelContext& context) {
+  Placement placement = Placement::replicated();
+  if (context.sequence_parallel == SequenceParallel::on)
+    placement.partial_gradient.add(MeshAxis::tp);
+  return placement;
 }
 
 ColumnParallelLinear::ColumnParallelLinear(const TensorParallelContext& context,

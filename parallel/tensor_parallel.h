@@ -22,7 +22,14 @@ struct TensorParallelContext {
   Backend& backend;
   ProcessGroup& tp;
   SequenceParallel sequence_parallel = SequenceParallel::off;
+
+  /// Rows inside tensor-parallel regions per row outside: tp with sequence parallel, else 1.
+  int64_t row_factor() const { return sequence_parallel == SequenceParallel::on ? tp.size() : 1; }
 };
+
+/// Placement of a replicated weight that works on rows outside the regions. With sequence parallel
+/// every tp rank sees other rows, so its gradient is a part of the sum.
+Placement row_wise_placement(const TensorParallelContext& context);
 
 /// The context's mode, off in a group of one: there rows cut over tp are all rows, and gathering
 /// them would only copy.

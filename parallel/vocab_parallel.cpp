@@ -123,9 +123,8 @@ void VocabParallelLoss::forward_backward(const Tensor& dx, const Tensor& x, cons
     const Tensor chunk_x = rows.slice(begin, end);
     const Chunk chunk = chunk_forward(chunk_x, sums, options, memory);
     ops_.cross_entropy_backward(chunk.logits, chunk.stats, options);
-    ops_.matmul(weight_.gradient, chunk.logits, chunk_x,
-                {.a = Transpose::yes, .accumulate = Accumulate::yes});
-    ops_.matmul(drows.slice(begin, end), chunk.logits, weight_.value, {});
+    ops_.matmul(weight_.gradient, chunk.logits, chunk_x, kWeightGradient);
+    ops_.matmul(drows.slice(begin, end), chunk.logits, weight_.value, kTimes);
   }
   if (cut) {
     GatherRegion::backward(tp_, dx, drows);
@@ -146,7 +145,7 @@ void VocabParallelLoss::forward(const Tensor& x, const Tensor& targets, const Te
 }
 
 void VocabParallelLoss::logits(const Tensor& logits, const Tensor& x) const {
-  ops_.matmul(logits, x, weight_.value, {.b = Transpose::yes});
+  ops_.matmul(logits, x, weight_.value, kTimesTransposed);
 }
 
 }  // namespace phalanx

@@ -27,7 +27,7 @@ int64_t heads_of(const ModelConfig& config, bool query) {
 Attention::Attention(const LayerContext& context, QueryRows query_rows)
     : ops_(context.parallel.backend),
       tp_(context.parallel.tp),
-      row_factor_(context.row_factor()),
+      row_factor_(context.parallel.row_factor()),
       copies_(context.config.copies()),
       query_copies_(query_rows == QueryRows::last_copy ? 1 : context.config.copies()),
       key_replicas_(key_replicas(context)),

@@ -1,13 +1,12 @@
 // ContextAttention: attention over sequences whose positions are shared by the ranks of a group.
 //
 // Each rank attends its own queries to its own keys where they lie, then to the keys it reads from
-// each other rank, one rank per step; the parts meet through their log-sum-exp (as
-// in ring attention, Liu et al. 2023).
-// A step moves only what is read: originals, of PHD-SWA also the halo of hidden copies, of sparse
-// layers only their blocks, of naive repetition all copies. In step i all ranks send to the rank i
-// further round. Bytes per step are at most those of a ring that hands whole shares to its
-// neighbour (a quarter less in all under a causal mask, where nobody sends what the receiver cannot
-// see), nothing waits for what it must pass on, and gradients go straight home.
+// each other rank, one rank per step; the parts meet through their log-sum-exp (as in ring
+// attention, Liu et al. 2023). A step moves only what is read: originals, of PHD-SWA also the halo
+// of hidden copies, of sparse layers only their blocks, of naive repetition all copies. In step i
+// all ranks send to the rank i further round. Bytes per step are at most those of a ring that hands
+// whole shares to its neighbour (a quarter less in all under a causal mask, where nobody sends what
+// the receiver cannot see), nothing waits for what it must pass on, and gradients go straight home.
 #pragma once
 
 #include "core/model/context_plan.h"

@@ -25,10 +25,6 @@ struct LayerContext {
   std::string name(const std::string& rest) const {
     return fmt::format("layers.{:02d}.{}", layer, rest);
   }
-  /// Rows inside tensor-parallel regions per row outside: tp with sequence parallel, else 1.
-  int64_t row_factor() const {
-    return parallel.sequence_parallel == SequenceParallel::on ? parallel.tp.size() : 1;
-  }
 };
 
 /// The router's own losses of one micro-batch. T rows of the micro-batch over all ranks that share

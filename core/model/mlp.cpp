@@ -5,7 +5,7 @@ namespace phalanx {
 
 Mlp::Mlp(const LayerContext& context)
     : ops_(context.parallel.backend),
-      row_factor_(context.row_factor()),
+      row_factor_(context.parallel.row_factor()),
       gate_up_(context.parallel,
                {{context.name("mlp.gate.weight"), context.config.ffn_hidden_size},
                 {context.name("mlp.up.weight"), context.config.ffn_hidden_size}},

@@ -41,7 +41,6 @@ ModelChunk::ModelChunk(const Context& context, const Place& place)
       parameters_(context.parameters),
       ops_(context.backend),
       groups_(context.groups),
-      sequence_parallel_(context.sequence_parallel),
       recompute_(context.recompute),
       first_(place.stage == 0),
       last_(place.stage == place.num_stages - 1),
@@ -50,7 +49,8 @@ ModelChunk::ModelChunk(const Context& context, const Place& place)
       first_parameter_(context.parameters.size()),
       first_unit_(place.first_unit),
       units_(&context.units) {
-  const TensorParallelContext parallel{parameters_, ops_, *groups_.tp, sequence_parallel_};
+  const TensorParallelContext parallel{parameters_, ops_, *groups_.tp, context.sequence_parallel};
+  row_factor_ = parallel.row_factor();
   const bool tied = !config_.untie_embeddings_and_output_weights;
   if (first_) {
     table_ =
@@ -94,8 +94,7 @@ std::vector<ParameterRange> ModelChunk::units() const {
 }
 
 Tensor ModelChunk::embed(ChunkState& state, Memory& memory) {
-  const int64_t tp = sequence_parallel_ == SequenceParallel::on ? groups_.tp->size() : 1;
-  const Shape shape{state.inputs.positions / tp, state.inputs.sequences, config_.copies(),
+  const Shape shape{state.inputs.positions / row_factor_, state.inputs.sequences, config_.copies(),
                     config_.hidden_size};
   const Tensor x = state.arena.tensor("embedding", shape, parameters_.dtype());
   embedding_->forward(x, state.ids, memory);

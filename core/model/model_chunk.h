@@ -101,7 +101,7 @@ class ModelChunk {
   ParameterStore& parameters_;
   Backend& ops_;
   ProcessGroups& groups_;
-  SequenceParallel sequence_parallel_;
+  int64_t row_factor_;  // rows inside tensor-parallel regions per row outside
   Recompute recompute_;
   bool first_;
   bool last_;

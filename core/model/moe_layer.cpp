@@ -4,21 +4,12 @@
 namespace phalanx {
 namespace {
 
-constexpr MatmulOptions kTimesTransposed{.b = Transpose::yes};  // y = x W^T
-constexpr MatmulOptions kTimes{};                               // dx = dy W
-constexpr MatmulOptions kWeightGradient{.a = Transpose::yes,    // dW += dy^T x
-                                        .accumulate = Accumulate::yes};
-
 Parameter& add_router(const LayerContext& context) {
   const ModelConfig& config = context.config;
-  Placement placement = Placement::replicated();
-  // With sequence parallel every tp rank sees other rows, so its gradient is a part of the sum.
-  if (context.parallel.sequence_parallel == SequenceParallel::on)
-    placement.partial_gradient.add(MeshAxis::tp);
   return context.parallel.parameters.add({.name = context.name("mlp.router.weight"),
                                           .global_shape = {config.num_experts, config.hidden_size},
                                           .kind = ParameterKind::router,
-                                          .placement = placement,
+                                          .placement = row_wise_placement(context.parallel),
                                           .initialiser = {.stddev = base_init_std(config)}});
 }
 
@@ -75,17 +66,18 @@ MoeLayer::MoeLayer(const LayerContext& context)
     add_expert_matrix(context, e, {"down", {h, f}, 1, output_stddev});
 }
 
-// [E/ep, rows, columns] of matrices that are adjacent, `per_expert` of them each.
-Tensor MoeLayer::expert_values(int64_t first, int64_t per_expert) const {
+// [E/ep, rows, columns] of adjacent matrices, as many of each expert.
+Tensor MoeLayer::by_expert(const Tensor& matrices) const {
   const int64_t experts = dispatcher_.local_experts();
-  const Tensor all = store_.fused_value(store_[first], experts * per_expert);
-  return all.view({experts, all.shape[0] / experts, all.shape[1]});
+  return matrices.view({experts, matrices.shape[0] / experts, matrices.shape[1]});
+}
+
+Tensor MoeLayer::expert_values(int64_t first, int64_t per_expert) const {
+  return by_expert(store_.fused_value(store_[first], dispatcher_.local_experts() * per_expert));
 }
 
 Tensor MoeLayer::expert_gradients(int64_t first, int64_t per_expert) const {
-  const int64_t experts = dispatcher_.local_experts();
-  const Tensor all = store_.fused_gradient(store_[first], experts * per_expert);
-  return all.view({experts, all.shape[0] / experts, all.shape[1]});
+  return by_expert(store_.fused_gradient(store_[first], dispatcher_.local_experts() * per_expert));
 }
 
 // x in the accumulator's dtype: the router computes in it.

@@ -40,6 +40,7 @@ class MoeLayer {
   void add_weight_gradients(const Tensor& dgate_up, const Tensor& dy, const Saved& saved,
                             Memory& memory);
   void add_router_gradient(const Tensor& dlogits, const Saved& saved, Memory& memory);
+  Tensor by_expert(const Tensor& matrices) const;
   Tensor expert_values(int64_t first, int64_t per_expert) const;
   Tensor expert_gradients(int64_t first, int64_t per_expert) const;
 

@@ -126,9 +126,10 @@ std::vector<ParameterRange> PhdStage::Impl::units_of_chunks() const {
 }
 
 void PhdStage::Impl::allocate_boundaries(const StageShape& shape, DType dtype) {
-  const int64_t tp = options.sequence_parallel == SequenceParallel::on ? groups.tp->size() : 1;
+  const TensorParallelContext parallel{parameters, ops, *groups.tp, options.sequence_parallel};
+  const int64_t rows = loader->local_positions() / parallel.row_factor();
   const auto take = [&](const char* name, int64_t copies, size_t count) {
-    const Shape passed{loader->local_positions() / tp, shape.sequences, copies, config.hidden_size};
+    const Shape passed{rows, shape.sequences, copies, config.hidden_size};
     std::vector<Tensor> tensors;
     while (tensors.size() < count) tensors.push_back(fixed->tensor(name, passed, dtype));
     return tensors;

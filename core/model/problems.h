@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -26,6 +28,10 @@ bool at_least(Problems& problems, std::string_view option, Number value,
   if (value >= least) return true;
   report(problems, "{} {} is too small; the smallest value is {}", option, value, least);
   return false;
+}
+
+inline void append(Problems& problems, Problems more) {
+  std::ranges::move(more, std::back_inserter(problems));
 }
 
 }  // namespace phalanx

@@ -5,14 +5,10 @@ namespace phalanx {
 
 RmsNorm::RmsNorm(const TensorParallelContext& context, const std::string& name, const Init& init)
     : ops_(context.backend), epsilon_(init.epsilon) {
-  Placement placement = Placement::replicated();
-  // With sequence parallel every tp rank sees other rows, so its dweight is a part of the sum.
-  if (context.sequence_parallel == SequenceParallel::on)
-    placement.partial_gradient.add(MeshAxis::tp);
   weight_ = &context.parameters.add({.name = name,
                                      .global_shape = {init.width},
                                      .kind = ParameterKind::norm,
-                                     .placement = placement,
+                                     .placement = row_wise_placement(context),
                                      .initialiser = {.stddev = 0.0, .constant = init.weight}});
 }
 

@@ -23,8 +23,7 @@ class CommunicationLog {
   explicit CommunicationLog(const ProcessGroups& groups);
 
   /// Since the call before; groups in the order tp, cp, dp, dp_cp, pp, ep, expert_tp, expert_dp,
-  /// world.
-  /// The reference holds until the next call.
+  /// world. The reference holds until the next call.
   const std::vector<GroupTraffic>& take();
 
  private:
