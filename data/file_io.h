@@ -2,6 +2,7 @@
 // temporary name in the same folder, fsync, rename), so that no half file passes for a whole one.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -56,6 +57,32 @@ class FileWriter {
   std::vector<char> buffer_;
 };
 
+/// A file read and written by position. Threads may use one object side by side. Errors name the
+/// file and the reason.
+class PositionalFile {
+ public:
+  enum class Access { read, write };  // write: also read
+  PositionalFile(const std::string& path, Access access);
+  ~PositionalFile();
+  PositionalFile(PositionalFile&& other) noexcept;
+  PositionalFile& operator=(PositionalFile&&) = delete;
+
+  const std::string& path() const { return path_; }
+  int64_t bytes() const;
+  /// Throws Error if the file ends before.
+  void read(int64_t position, void* target, int64_t bytes) const;
+  void write(int64_t position, const void* source, int64_t bytes);
+  /// Makes the content durable.
+  void sync();
+  /// Bytes handed out by `read` so far.
+  int64_t bytes_read() const { return bytes_read_.load(std::memory_order_relaxed); }
+
+ private:
+  std::string path_;
+  int descriptor_;
+  mutable std::atomic<int64_t> bytes_read_{0};
+};
+
 /// A file in memory by mmap: shared by every process of a machine, paged in on demand.
 class MappedFile {
  public:
@@ -85,6 +112,12 @@ int64_t file_bytes(const std::string& path);
 void make_folders(const std::string& folder);
 /// The whole of a small file.
 std::string read_file(const std::string& path);
+/// Gives `path` the content `text`: under a temporary name, durable, renamed.
+void write_file(const std::string& path, std::string_view text);
+/// Makes the names in a folder durable.
+void sync_folder(const std::string& folder);
+/// Bytes that an ordinary user may still write to the file system of `path`.
+int64_t free_bytes(const std::string& path);
 /// The part of `path` before its last '/', or ".".
 std::string folder_of(const std::string& path);
 

@@ -2,6 +2,7 @@
 // what it opens and turns errors into exceptions naming file and object.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -12,6 +13,14 @@
 #include "kernels/base/tensor.h"
 
 namespace phalanx {
+
+/// A rectangle of a virtual dataset: all of dataset `dataset` of `file`, put at `first`.
+struct VirtualBlock {
+  std::string file;
+  std::string dataset;
+  Shape shape;
+  std::array<int64_t, 2> first{};  // as many as dims
+};
 
 /// One open file. HDF5 is not thread-safe: all files of a process belong to one thread at a time.
 /// Tensors are host memory. f64, f32, i64, i32 and u8 are stored as such (little-endian), bf16 as
@@ -29,6 +38,16 @@ class Hdf5File {
   /// Adds a dataset; groups in `name` ("a/b/weight") are made as needed. The same calls and values
   /// give the same file, byte for byte.
   void create_dataset(const std::string& name, const Shape& shape, DType dtype);
+  /// Adds a dataset whose bytes lie in one piece and have their place in the file at once, not
+  /// filled: for those who put them there themselves.
+  void reserve_dataset(const std::string& name, const Shape& shape, DType dtype);
+  /// Where the bytes of such a dataset begin in the file.
+  int64_t dataset_place(const std::string& name) const;
+  /// Adds a dataset whose rectangles are whole datasets of other files (a virtual dataset). File
+  /// names are relative to this file's folder. What is in no rectangle, or in a file that is not
+  /// there, reads as NaN.
+  void create_virtual_dataset(const std::string& name, const Shape& shape, DType dtype,
+                              std::span<const VirtualBlock> blocks);
   /// Writes all of an existing dataset of that shape and dtype.
   void write(const std::string& name, const Tensor& tensor);
   /// Writes the block of the dataset that has the tensor's shape and begins at `first`, one index

@@ -16,10 +16,11 @@ FLOORS = {
     "parallel": ["kernels", "kernels/base"],
     "data": ["kernels/base"],
     "core/model": ["parallel", "data", "kernels", "kernels/base"],
-    "core": ["core/model", "parallel", "data", "kernels", "kernels/base"],
-    "cluster": ["core", "core/model", "parallel", "data", "kernels", "kernels/base"],
-    "launch": ["cluster", "core", "core/model", "parallel", "data", "kernels", "kernels/base"],
-    "tests": ["launch", "cluster", "core", "core/model", "parallel", "data", "kernels",
+    "core/checkpoint": ["parallel", "data", "kernels", "kernels/base"],
+    "core": ["core/model", "core/checkpoint", "parallel", "data", "kernels", "kernels/base"],
+    "cluster": ["core", "core/model", "core/checkpoint", "parallel", "data", "kernels", "kernels/base"],
+    "launch": ["cluster", "core", "core/model", "core/checkpoint", "parallel", "data", "kernels", "kernels/base"],
+    "tests": ["launch", "cluster", "core", "core/model", "core/checkpoint", "parallel", "data", "kernels",
               "kernels/base"],
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/checkpoint/train_counters.h"
 #include "core/model/phd_stage.h"
 #include "parallel/distributed_optimizer.h"
 #include "parallel/gradient_buffer.h"
@@ -20,15 +21,6 @@ struct StepConfig {
   double z_loss_coeff = 0.0;
   int64_t num_layers = 1;  // over which router losses are averaged
   int64_t max_skipped_in_row = 10;
-};
-
-/// Counts of the run so far; the same on every rank.
-struct TrainCounters {
-  int64_t step = 0;  // steps done, skipped ones included
-  int64_t consumed_samples = 0;
-  int64_t consumed_tokens = 0;  // positions of original tokens
-  int64_t skipped_steps = 0;
-  int64_t skipped_in_row = 0;
 };
 
 /// Owns the counters and the pipeline; the rest belongs to the trainer and outlives it. One thread.

@@ -1,0 +1,19 @@
+// Faults on purpose, for tests that kill or hang a run in the middle of a save.
+#pragma once
+
+#include <string_view>
+
+namespace phalanx {
+
+/// Moments of a save that a test can name.
+///   step       a training step has ended          snapshot   the snapshot is being taken
+///   shard      a shard's blocks are being written commit     before the folder gets its name
+///   latest     before the latest file is replaced retire     before an old checkpoint is deleted
+///
+/// Does nothing unless the environment has PHALANX_FAULT=ACTION:MOMENT:COUNT[:RANK], where ACTION
+/// is `kill` (SIGKILL to this process) or `hang` (sleeps for PHALANX_FAULT_SECONDS, 3600 if not
+/// set), and this is the COUNT-th passage of MOMENT in this process (from 1) on RANK (any if
+/// absent).
+void fault_moment(std::string_view moment, int rank);
+
+}  // namespace phalanx
