@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -78,7 +79,7 @@ void TemporaryFile::publish() {
   check(::rename(path_.c_str(), target_.c_str()) == 0, "cannot rename ", path_, " to ", target_,
         ": ", reason(errno));
   published_ = true;
-  sync_path(folder_of(target_), O_RDONLY | O_DIRECTORY);
+  sync_folder(folder_of(target_));
 }
 
 FileWriter::FileWriter(const std::string& path)
@@ -142,7 +143,8 @@ void MappedFile::expect_random_access() const {
 void reserve_file(const std::string& path, int64_t bytes) {
   const Descriptor file(path, O_RDWR);
   check(file.ok(), "cannot open ", path, ": ", reason(errno));
-  const int code = bytes == 0 ? 0 : ::posix_fallocate(file.value(), 0, bytes);
+  int code = EINTR;
+  while (code == EINTR) code = bytes == 0 ? 0 : ::posix_fallocate(file.value(), 0, bytes);
   check(code == 0, "cannot reserve ", bytes, " bytes for ", path, ": ", reason(code));
 }
 
@@ -167,6 +169,27 @@ void make_folders(const std::string& folder) {
 std::string read_file(const std::string& path) {
   const MappedFile file(path, MappedFile::Access::read);
   return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+}
+
+void write_file(const std::string& path, std::string_view text) {
+  TemporaryFile file(path);
+  FileWriter writer(file.path());
+  writer.write(text.data(), static_cast<int64_t>(text.size()));
+  writer.flush();
+  file.publish();
+}
+
+void sync_folder(const std::string& folder) {
+  sync_path(folder, O_RDONLY | O_DIRECTORY);
+}
+
+int64_t free_bytes(const std::string& path) {
+  struct statvfs info {};
+  int status = -1;
+  do status = ::statvfs(path.c_str(), &info);
+  while (status != 0 && errno == EINTR);
+  check(status == 0, "cannot tell the free space of ", path, ": ", reason(errno));
+  return static_cast<int64_t>(info.f_bavail * info.f_frsize);
 }
 
 std::string folder_of(const std::string& path) {

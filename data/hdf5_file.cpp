@@ -2,85 +2,31 @@
 #include "data/hdf5_file.h"
 
 #include <fmt/ranges.h>
-#include <hdf5.h>
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
-#include "kernels/base/error.h"
+#include "data/hdf5_handles.h"
 
 namespace phalanx {
+
+using namespace hdf5;
+
 namespace {
 
-constexpr hid_t kClosed = -1;
-
-/// The innermost reason in HDF5's error stack.
-std::string hdf5_reason() {
-  std::string reason;
-  const auto take_first = [](unsigned, const H5E_error2_t* error, void* out) -> herr_t {
-    auto& text = *static_cast<std::string*>(out);
-    if (text.empty() && error->desc != nullptr) text = error->desc;
-    return 0;
-  };
-  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_first, &reason);
-  H5Eclear2(H5E_DEFAULT);
-  return reason.empty() ? "unknown HDF5 error" : reason;
-}
-
-/// Any HDF5 identifier; closed by `Close`.
-template <herr_t (*Close)(hid_t)>
-class Handle {
- public:
-  template <class... Place>
-  explicit Handle(hid_t value, const Place&... place) : value_(value) {
-    if (value_ < 0) fail(place..., ": ", hdf5_reason());
-  }
-  ~Handle() { Close(value_); }
-  Handle(const Handle&) = delete;
-  Handle& operator=(const Handle&) = delete;
-  operator hid_t() const { return value_; }  // NOLINT(google-explicit-constructor)
-
- private:
-  hid_t value_;
-};
-using Dataset = Handle<H5Dclose>;
-using Space = Handle<H5Sclose>;
-using Type = Handle<H5Tclose>;
-using Property = Handle<H5Pclose>;
-using Attribute = Handle<H5Aclose>;
-using Object = Handle<H5Oclose>;
-
-/// HDF5 prints every error to stderr by default; here they become exceptions.
+/// HDF5 prints every error to stderr by default; here they become exceptions. (One setting per
+/// thread.)
 void silence() {
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
 }
 
-hid_t file_type(DType dtype) {
-  switch (dtype) {
-    case DType::f64:
-      return H5T_IEEE_F64LE;
-    case DType::f32:
-      return H5T_IEEE_F32LE;
-    case DType::bf16:
-      return H5T_STD_U16LE;
-    case DType::i64:
-      return H5T_STD_I64LE;
-    case DType::i32:
-      return H5T_STD_I32LE;
-    case DType::u8:
-      return H5T_STD_U8LE;
-  }
-  return kClosed;
-}
-
-using Sizes = std::array<hsize_t, Shape::kMaxRank>;
-
-Sizes sizes_of(const Shape& shape) {
-  Sizes sizes{};
-  for (int dim = 0; dim < shape.rank(); ++dim)
-    sizes[static_cast<size_t>(dim)] = static_cast<hsize_t>(shape[dim]);
-  return sizes;
+void start_library() {
+  hbool_t thread_safe = false;
+  check(H5is_library_threadsafe(&thread_safe) >= 0 && thread_safe,
+        "this HDF5 library is not thread-safe, but checkpoints are written by a thread of their "
+        "own; use one built with --enable-threadsafe, such as Debian's serial libhdf5-103-1 "
+        "(package libhdf5-dev)");
+  silence();
 }
 
 /// First index of a whole tensor.
@@ -89,16 +35,11 @@ std::span<const int64_t> origin(const Tensor& tensor) {
   return std::span(kZeros).first(static_cast<size_t>(tensor.shape.rank()));
 }
 
-hid_t make_space(const Shape& shape) {
-  if (shape.rank() == 0) return H5Screate(H5S_SCALAR);
-  return H5Screate_simple(shape.rank(), sizes_of(shape).data(), nullptr);
-}
-
 }  // namespace
 
 Hdf5File::Hdf5File(std::string path, int64_t handle, std::unique_ptr<TemporaryFile> temporary)
     : path_(std::move(path)), handle_(handle), temporary_(std::move(temporary)) {
-  check(handle_ >= 0, "cannot open ", path_, " as HDF5: ", handle_ >= 0 ? "" : hdf5_reason());
+  check(handle_ >= 0, "cannot open ", path_, " as HDF5: ", handle_ >= 0 ? "" : reason());
 }
 
 Hdf5File::Hdf5File(Hdf5File&& other) noexcept
@@ -111,7 +52,7 @@ Hdf5File::~Hdf5File() {
 }
 
 Hdf5File Hdf5File::create(const std::string& path) {
-  silence();
+  start_library();
   auto temporary = std::make_unique<TemporaryFile>(path);
   const hid_t handle =
       H5Fcreate(temporary->path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
@@ -119,7 +60,7 @@ Hdf5File Hdf5File::create(const std::string& path) {
 }
 
 Hdf5File Hdf5File::open(const std::string& path) {
-  silence();
+  start_library();
   check_usage(file_exists(path), "there is no file ", path);
   return {path, H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), nullptr};
 }
@@ -128,18 +69,23 @@ int64_t Hdf5File::open_object(const std::string& name) const {
   return H5Oopen(handle_, name.c_str(), H5P_DEFAULT);
 }
 
-void Hdf5File::create_dataset(const std::string& name, const Shape& shape, DType dtype) {
+void Hdf5File::add_dataset(const std::string& name, const Shape& shape, DType dtype,
+                           int64_t creation) {
   {
     const Space space(make_space(shape), path_, ": ", name, " ", shape.to_string());
     const Property links(H5Pcreate(H5P_LINK_CREATE), path_, ": ", name);
     H5Pset_create_intermediate_group(links, 1);
-    const Property creation(H5Pcreate(H5P_DATASET_CREATE), path_, ": ", name);
     H5Pset_obj_track_times(creation, false);  // because a time would make every file another
     const Dataset dataset(
         H5Dcreate2(handle_, name.c_str(), file_type(dtype), space, links, creation, H5P_DEFAULT),
         path_, ": cannot create the dataset ", name);
   }
   if (dtype == DType::bf16) set_attribute(name, "dtype", "bf16");
+}
+
+void Hdf5File::create_dataset(const std::string& name, const Shape& shape, DType dtype) {
+  const Property creation(H5Pcreate(H5P_DATASET_CREATE), path_, ": ", name);
+  add_dataset(name, shape, dtype, creation);
 }
 
 Shape Hdf5File::shape(const std::string& name) const {
@@ -205,7 +151,7 @@ void Hdf5File::transfer(Direction direction, const std::string& name,
   const herr_t status = direction == Direction::write
                             ? H5Dwrite(dataset, type, memory, file, H5P_DEFAULT, tensor.data)
                             : H5Dread(dataset, type, memory, file, H5P_DEFAULT, tensor.data);
-  if (status < 0) fail(path_, ": cannot transfer ", name, ": ", hdf5_reason());
+  if (status < 0) fail(path_, ": cannot transfer ", name, ": ", reason());
 }
 
 void Hdf5File::write(const std::string& name, const Tensor& tensor) {
@@ -240,25 +186,37 @@ std::vector<std::string> Hdf5File::datasets() const {
     return H5Oclose(object);
   };
   const herr_t status = H5Lvisit(handle_, H5_INDEX_NAME, H5_ITER_INC, visit, &names);
-  if (status < 0) fail(path_, ": cannot list datasets: ", hdf5_reason());
+  if (status < 0) fail(path_, ": cannot list datasets: ", reason());
   std::sort(names.begin(), names.end());
   return names;
 }
 
 void Hdf5File::set_attribute(const std::string& object, const std::string& name,
                              const std::string& value) {
-  const Object target(open_object(object), path_, ": no object ", object);
-  if (H5Aexists(target, name.c_str()) > 0) H5Adelete(target, name.c_str());
   const Type type(H5Tcopy(H5T_C_S1), path_, ": attribute ", name);
   // Variable length, because an attribute of fixed length ends at 64 KiB with its header.
   H5Tset_size(type, H5T_VARIABLE);
   H5Tset_cset(type, H5T_CSET_UTF8);
   const Space space(H5Screate(H5S_SCALAR), path_, ": attribute ", name);
-  const Attribute attribute(H5Acreate2(target, name.c_str(), type, space, H5P_DEFAULT, H5P_DEFAULT),
-                            path_, ": cannot create the attribute ", name, " of ", object);
   const char* text = value.c_str();
-  if (H5Awrite(attribute, type, &text) < 0)
-    fail(path_, ": cannot write the attribute ", name, " of ", object, ": ", hdf5_reason());
+  put_attribute(object, name, {type, space, &text});
+}
+
+void Hdf5File::set_attribute(const std::string& object, const std::string& name,
+                             std::span<const int64_t> values) {
+  const Space space(make_space({static_cast<int64_t>(values.size())}), path_, ": ", name);
+  put_attribute(object, name, {file_type(DType::i64), space, values.data()});
+}
+
+void Hdf5File::put_attribute(const std::string& object, const std::string& name,
+                             const AttributeValue& value) {
+  const Object target(open_object(object), path_, ": no object ", object);
+  if (H5Aexists(target, name.c_str()) > 0) H5Adelete(target, name.c_str());
+  const Attribute attribute(
+      H5Acreate2(target, name.c_str(), value.type, value.space, H5P_DEFAULT, H5P_DEFAULT), path_,
+      ": cannot create the attribute ", name, " of ", object);
+  if (H5Awrite(attribute, value.type, value.data) < 0)
+    fail(path_, ": cannot write the attribute ", name, " of ", object, ": ", reason());
 }
 
 bool Hdf5File::has_attribute(const std::string& object, const std::string& name) const {
@@ -275,11 +233,11 @@ std::string Hdf5File::attribute(const std::string& object, const std::string& na
         " is not text");
   if (H5Tis_variable_str(stored) <= 0) {  // fixed length, as other programs write it
     std::string text(H5Tget_size(stored), '\0');
-    if (H5Aread(attribute, stored, text.data()) < 0) fail(path_, ": ", name, ": ", hdf5_reason());
+    if (H5Aread(attribute, stored, text.data()) < 0) fail(path_, ": ", name, ": ", reason());
     return text.substr(0, text.find('\0'));
   }
   char* text = nullptr;
-  if (H5Aread(attribute, stored, &text) < 0) fail(path_, ": ", name, ": ", hdf5_reason());
+  if (H5Aread(attribute, stored, &text) < 0) fail(path_, ": ", name, ": ", reason());
   std::string value = text == nullptr ? "" : text;
   H5free_memory(text);
   return value;
@@ -288,7 +246,7 @@ std::string Hdf5File::attribute(const std::string& object, const std::string& na
 void Hdf5File::publish() {
   check(temporary_ != nullptr && handle_ >= 0, path_, " is not a file being written");
   const herr_t status = H5Fclose(std::exchange(handle_, kClosed));
-  if (status < 0) fail(path_, ": cannot close: ", hdf5_reason());
+  if (status < 0) fail(path_, ": cannot close: ", reason());
   temporary_->publish();
 }
 

@@ -22,9 +22,10 @@ struct VirtualBlock {
   std::array<int64_t, 2> first{};  // as many as dims
 };
 
-/// One open file. HDF5 is not thread-safe: all files of a process belong to one thread at a time.
-/// Tensors are host memory. f64, f32, i64, i32 and u8 are stored as such (little-endian), bf16 as
-/// 16-bit words with the attribute "dtype" = "bf16".
+/// One open file, used by the thread that opened it. Threads may have files of their own side by
+/// side: the library, which must be a thread-safe build, lets one of them in at a time, so that a
+/// long `write` in one holds up the others. Tensors are host memory. f64, f32, i64, i32 and u8 are
+/// stored as such (little-endian), bf16 as 16-bit words with the attribute "dtype" = "bf16".
 class Hdf5File {
  public:
   /// A new file under a temporary name; it gets the name `path` by `publish` and vanishes without.
@@ -66,6 +67,9 @@ class Hdf5File {
 
   /// Text attributes of an object: a dataset, a group, or "/" for the file.
   void set_attribute(const std::string& object, const std::string& name, const std::string& value);
+  /// The same with integers, which `attribute` does not read.
+  void set_attribute(const std::string& object, const std::string& name,
+                     std::span<const int64_t> values);
   std::string attribute(const std::string& object, const std::string& name) const;
   bool has_attribute(const std::string& object, const std::string& name) const;
 
@@ -77,6 +81,13 @@ class Hdf5File {
   enum class Direction { read, write };
   void transfer(Direction direction, const std::string& name, std::span<const int64_t> first,
                 const Tensor& tensor) const;
+  struct AttributeValue {
+    int64_t type, space;  // hid_t
+    const void* data;
+  };
+  void put_attribute(const std::string& object, const std::string& name,
+                     const AttributeValue& value);
+  void add_dataset(const std::string& name, const Shape& shape, DType dtype, int64_t creation);
   int64_t open_object(const std::string& name) const;
 
   std::string path_;  // for messages

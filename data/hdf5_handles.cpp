@@ -1,0 +1,48 @@
+// Types, shapes and reasons of HDF5.
+#include "data/hdf5_handles.h"
+
+namespace phalanx::hdf5 {
+
+std::string reason() {
+  std::string reason;
+  const auto take_first = [](unsigned, const H5E_error2_t* error, void* out) -> herr_t {
+    auto& text = *static_cast<std::string*>(out);
+    if (text.empty() && error->desc != nullptr) text = error->desc;
+    return 0;
+  };
+  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_first, &reason);
+  H5Eclear2(H5E_DEFAULT);
+  return reason.empty() ? "unknown HDF5 error" : reason;
+}
+
+hid_t file_type(DType dtype) {
+  switch (dtype) {
+    case DType::f64:
+      return H5T_IEEE_F64LE;
+    case DType::f32:
+      return H5T_IEEE_F32LE;
+    case DType::bf16:
+      return H5T_STD_U16LE;
+    case DType::i64:
+      return H5T_STD_I64LE;
+    case DType::i32:
+      return H5T_STD_I32LE;
+    case DType::u8:
+      return H5T_STD_U8LE;
+  }
+  return kClosed;
+}
+
+Sizes sizes_of(const Shape& shape) {
+  Sizes sizes{};
+  for (int dim = 0; dim < shape.rank(); ++dim)
+    sizes[static_cast<size_t>(dim)] = static_cast<hsize_t>(shape[dim]);
+  return sizes;
+}
+
+hid_t make_space(const Shape& shape) {
+  if (shape.rank() == 0) return H5Screate(H5S_SCALAR);
+  return H5Screate_simple(shape.rank(), sizes_of(shape).data(), nullptr);
+}
+
+}  // namespace phalanx::hdf5
