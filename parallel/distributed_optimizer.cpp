@@ -112,11 +112,15 @@ void DistributedOptimizer::copy_masters_from_parameters() {
   for (const Span& span : spans_) ops_.copy(span.tensors.master, span.tensors.parameter);
 }
 
+void DistributedOptimizer::copy_parameters_from_masters() {
+  if (masters_are_weights_) return;
+  for (const Span& span : spans_) ops_.copy(span.tensors.parameter, span.tensors.master);
+}
+
 void DistributedOptimizer::initialise(uint64_t seed) {
   for (const OptimizerShard& shard : shards_)
     initialise_rows(ops_, *shard.parameter, shard.row_begin, shard.master, seed);
-  if (!masters_are_weights_)
-    for (const Span& span : spans_) ops_.copy(span.tensors.parameter, span.tensors.master);
+  copy_parameters_from_masters();
   gradients_.gather_weights();
 }
 

@@ -30,6 +30,9 @@ class DistributedOptimizer {
   /// Copies the current weights into the f32 masters (bf16 compute only; otherwise the weights are
   /// the masters). With `exact` initial values drawn in f32 use `initialise_masters`.
   void copy_masters_from_parameters();
+  /// The other way: rounds the masters into the compute weights of this rank's shards;
+  /// GradientBuffer::gather_weights then gives them to every rank.
+  void copy_parameters_from_masters();
   /// Draws masters at full precision from (seed, name, global index) and rounds them into the
   /// compute weights of the shard; then gathers. Weights are the same bits for every mesh.
   void initialise(uint64_t seed);

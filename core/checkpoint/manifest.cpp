@@ -289,6 +289,14 @@ std::string manifest_json(const Manifest& manifest) {
   return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
+std::string shard_json(const SavedShard& shard) {
+  return to_json(shard).dump();
+}
+
+SavedShard parse_shard(const std::string& text) {
+  return read_shard(Json::parse(text), "a rank's list of blocks");
+}
+
 Manifest parse_manifest(const std::string& text, const std::string& path) {
   const Json json = Json::parse(text, nullptr, false);
   check_intact(!json.is_discarded(), path, " is not JSON");

@@ -83,6 +83,10 @@ std::array<int64_t, 2> matrix_size(const Shape& shape);
 
 std::string manifest_json(const Manifest& manifest);
 
+/// One shard as text, and back: how ranks tell rank 0 what they wrote.
+std::string shard_json(const SavedShard& shard);
+SavedShard parse_shard(const std::string& text);
+
 /// Reads what manifest_json wrote. Any text is safe to read. Throws CheckpointDamage, naming
 /// `path`, unless it is a whole manifest: names and files as they must be, blocks inside their
 /// tensors and files, every element of every tensor in exactly one block, no two blocks over each

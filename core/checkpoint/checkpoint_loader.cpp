@@ -1,0 +1,258 @@
+// Every rank reads the rectangles it needs; all of them together check the sums.
+#include "core/checkpoint/checkpoint_loader.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <set>
+
+#include "core/checkpoint/agreement.h"
+#include "core/checkpoint/save_plan.h"
+#include "core/checkpoint/shard_file.h"
+#include "core/checkpoint/tensor_digest.h"
+#include "core/checkpoint/verify.h"
+
+namespace phalanx {
+namespace {
+
+/// What `read` finds wrong, as text; "" if nothing.
+template <class Read>
+std::string damage_of(const Read& read) {
+  try {
+    read();
+  } catch (const CheckpointDamage& damage) {
+    return damage.what();
+  } catch (const Error& error) {  // a file that cannot be read is as good as damaged
+    return error.what();
+  }
+  return {};
+}
+
+/// "name" or "begin*".
+bool is_named(const std::string& name, const std::vector<std::string>& patterns) {
+  return std::ranges::any_of(patterns, [&](const std::string& pattern) {
+    if (!pattern.ends_with('*')) return name == pattern;
+    return name.starts_with(pattern.substr(0, pattern.size() - 1));
+  });
+}
+
+/// One load from beginning to end.
+class Loading {
+ public:
+  Loading(const std::string& folder, const Manifest& manifest, const LoadTarget& target,
+          IoWatchdog& watchdog)
+      : folder_(folder),
+        manifest_(manifest),
+        target_(target),
+        watchdog_(watchdog),
+        table_(own_pieces(), target.world) {
+    for (const OptimizerShard& shard : target_.optimizer.shards())
+      shards_of_[shard.parameter->spec.name].push_back(&shard);
+  }
+
+  void check_names(const LoadExceptions& exceptions, LoadReport& report) {
+    std::string problems;
+    std::set<std::string> expected;
+    for (const PieceTable::Entry& entry : table_.entries()) {
+      const Piece& piece = entry.piece;
+      if (!expected.insert(piece.name).second) continue;
+      const SavedTensor* saved = manifest_.find(piece.name);
+      if (saved == nullptr) {
+        if (is_named(piece.name, exceptions.missing))
+          report.missing.push_back(piece.name);
+        else
+          problems += fmt::format("\n  missing: {} {} (--allow-missing-tensors {})", piece.name,
+                                  piece.global_shape.to_string(), piece.name);
+      } else if (!(saved->shape == piece.global_shape)) {
+        problems += fmt::format("\n  {} is {}, expected {}", piece.name, saved->shape.to_string(),
+                                piece.global_shape.to_string());
+      }
+    }
+    for (const SavedTensor& tensor : manifest_.tensors) {
+      if (expected.contains(tensor.name)) continue;
+      if (is_named(tensor.name, exceptions.unexpected))
+        report.unexpected.push_back(tensor.name);
+      else
+        problems += fmt::format("\n  unexpected: {} {} (--allow-unexpected-tensors {})",
+                                tensor.name, tensor.shape.to_string(), tensor.name);
+    }
+    const DType dtype = accumulator_dtype(target_.store.dtype());
+    if (manifest_.dtype != dtype)
+      problems += fmt::format("\n  tensors are {}, expected {}; use the --precision of that run",
+                              dtype_name(manifest_.dtype), dtype_name(dtype));
+    check_usage(problems.empty(), folder_, " does not fit the model:", problems);
+  }
+
+  void read_shards(LoadReport& report) {
+    for (const SavedShard& shard : manifest_.shards) {
+      if (!needs(shard)) continue;
+      const std::string path = folder_ + "/" + shard.file;
+      const IoWatchdog::Watch watch(watchdog_, "reading", path);
+      const PositionalFile file(path, PositionalFile::Access::read);
+      for (const SavedBlock& block : shard.blocks) {
+        const auto place = shards_of_.find(block.tensor);
+        if (place == shards_of_.end()) continue;
+        for (const OptimizerShard* own : place->second) read_block(file, block, *own);
+      }
+      report.bytes_read += file.bytes_read();
+    }
+  }
+
+  /// The sums over all ranks of what was read, against the manifest's.
+  void check_digests() {
+    std::map<std::string_view, size_t> number;
+    std::vector<uint64_t> expected(manifest_.tensors.size() * kNumParts);
+    for (size_t i = 0; i < manifest_.tensors.size(); ++i) number[manifest_.tensors[i].name] = i;
+    for (const SavedShard& shard : manifest_.shards)
+      for (const SavedBlock& block : shard.blocks)
+        for (size_t part = 0; part < kNumParts; ++part)
+          expected[number.at(block.tensor) * kNumParts + part] += block.digest[part];
+
+    std::vector<uint64_t> found(expected.size());
+    for (const PlannedBlock& planned : plan_save(table_)) {
+      const Piece& piece = table_.entries()[static_cast<size_t>(planned.entry)].piece;
+      const auto place = number.find(piece.name);
+      if (planned.rank == target_.world.rank() && place != number.end())
+        add_digests(planned, piece, &found[place->second * kNumParts]);
+    }
+    sum_digests(target_.world, found);
+    std::set<std::string> wrong;
+    for (size_t i = 0; i < found.size(); ++i) {
+      const std::string& name = manifest_.tensors[i / kNumParts].name;
+      if (found[i] != expected[i] && in_model(name)) wrong.insert(name);
+    }
+    if (!wrong.empty()) name_damage(wrong);
+  }
+
+ private:
+  std::vector<Piece> own_pieces() const {
+    std::vector<Piece> pieces;
+    for (const OptimizerShard& shard : target_.optimizer.shards())
+      pieces.push_back(piece_of(*shard.parameter, shard.row_begin, shard.row_end));
+    return pieces;
+  }
+
+  bool needs(const SavedShard& shard) const {
+    return std::ranges::any_of(
+        shard.blocks, [&](const SavedBlock& block) { return shards_of_.contains(block.tensor); });
+  }
+
+  bool in_model(const std::string& name) const {
+    const auto& entries = table_.entries();
+    const auto place = std::ranges::lower_bound(
+        entries, name, {},
+        [](const auto& entry) -> const std::string& { return entry.piece.name; });
+    return place != entries.end() && place->piece.name == name;
+  }
+
+  /// The part of `block` that lies in `own`, into all three of its tensors.
+  void read_block(const PositionalFile& file, const SavedBlock& block, const OptimizerShard& own) {
+    const Piece piece = piece_of(*own.parameter, own.row_begin, own.row_end);
+    BlockRange range;
+    for (const size_t dim : {0U, 1U}) {
+      range.offset[dim] = std::max(block.offset[dim], piece.offset[dim]);
+      range.size[dim] =
+          std::min(block.offset[dim] + block.size[dim], piece.offset[dim] + piece.size[dim]) -
+          range.offset[dim];
+      if (range.size[dim] <= 0) return;
+    }
+    const std::array<Tensor, kNumParts> parts{own.master, own.exp_avg, own.exp_avg_sq};
+    for (int part = 0; part < kNumParts; ++part) {
+      const Tensor& whole = parts[static_cast<size_t>(part)];
+      const int64_t row = range.offset[0] - piece.offset[0];
+      const int64_t column = range.offset[1] - piece.offset[1];
+      read_range(file, {block, part, manifest_.dtype}, range, whole.slice(row, row + range.size[0]),
+                 column);
+    }
+  }
+
+  /// Into columns from `column` on of `rows`.
+  void read_range(const PositionalFile& file, const BlockPart& from, const BlockRange& range,
+                  const Tensor& rows, int64_t column) {
+    check(rows.device == Device::cpu, "checkpoints are read into host memory only as yet");
+    auto* target = static_cast<uint8_t*>(rows.data) + column * dtype_bytes(rows.dtype);
+    read_block_range(file, from, range, target, rows.shape[1]);
+  }
+
+  void add_digests(const PlannedBlock& planned, const Piece& piece, uint64_t* sums) const {
+    const int64_t columns = matrix_size(piece.global_shape)[1];
+    for (const OptimizerShard* own : shards_of_.at(piece.name)) {
+      const int64_t first = own->parameter->offset[0] + own->row_begin;
+      if (planned.row_begin < first || planned.row_end > own->parameter->offset[0] + own->row_end)
+        continue;
+      const std::array<Tensor, kNumParts> parts{own->master, own->exp_avg, own->exp_avg_sq};
+      for (size_t part = 0; part < kNumParts; ++part)
+        sums[part] +=
+            tensor_digest(parts[part].slice(planned.row_begin - first, planned.row_end - first),
+                          {planned.row_begin, piece.offset[1]}, columns);
+    }
+  }
+
+  /// Rank 0 reads the blocks of these tensors once more, to tell which file is wrong.
+  [[noreturn]] void name_damage(const std::set<std::string>& tensors) {
+    std::string text;
+    if (target_.world.rank() == 0) {
+      const VerifyReport report = verify_checkpoint(folder_, {.only = &tensors});
+      for (const std::string& damage : report.damages)
+        text += (text.empty() ? "" : "\n  ") + damage;
+      if (text.empty())
+        text = fmt::format(
+            "{}: {} was read wrong, though reading it again finds no damage; memory "
+            "or disk may be failing",
+            folder_, *tensors.begin());
+    }
+    throw CheckpointDamage(broadcast_text(target_.world, text));
+  }
+
+  const std::string& folder_;
+  const Manifest& manifest_;
+  LoadTarget target_;
+  IoWatchdog& watchdog_;
+  PieceTable table_;
+  std::map<std::string, std::vector<const OptimizerShard*>, std::less<>> shards_of_;
+};
+
+}  // namespace
+
+Manifest open_checkpoint(const std::string& folder, ProcessGroup& world, IoWatchdog& watchdog) {
+  // Rank 0 reads for all: thousands of ranks would otherwise ask for the same file at once.
+  std::string text;
+  const bool first = world.rank() == 0;
+  agree_intact(world, damage_of([&] {
+                 if (!first) return;
+                 const IoWatchdog::Watch watch(watchdog, "reading", folder + "/manifest.json");
+                 read_manifest(folder);
+                 text = read_file(folder + "/manifest.json");
+               }));
+  Manifest manifest = parse_manifest(broadcast_text(world, text), folder + "/manifest.json");
+  agree_intact(world, damage_of([&] {
+                 if (first) verify_index(folder, manifest);
+                 const auto num_shards = std::ssize(manifest.shards);
+                 for (int64_t i = world.rank(); i < num_shards; i += world.size()) {
+                   const SavedShard& shard = manifest.shards[static_cast<size_t>(i)];
+                   const IoWatchdog::Watch watch(watchdog, "reading", folder + "/" + shard.file);
+                   open_shard(folder, shard, manifest.dtype);
+                 }
+               }));
+  return manifest;
+}
+
+LoadReport load_checkpoint(const std::string& folder, const Manifest& manifest,
+                           const LoadTarget& target, const LoadExceptions& exceptions,
+                           IoWatchdog& watchdog) {
+  const auto begin = std::chrono::steady_clock::now();
+  LoadReport report;
+  Loading loading(folder, manifest, target, watchdog);
+  loading.check_names(exceptions, report);
+  agree_intact(target.world, damage_of([&] { loading.read_shards(report); }));
+  loading.check_digests();
+  target.optimizer.copy_parameters_from_masters();
+  target.optimizer.set_num_steps(manifest.num_updates);
+  target.gradients.gather_weights();
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return report;
+}
+
+}  // namespace phalanx
