@@ -14,25 +14,7 @@
 namespace phalanx {
 namespace {
 
-constexpr char kFormat[] = "phalanx weights";
 constexpr int64_t kBlockBytes = int64_t{64} << 20;
-
-void write_info(Hdf5File& file, const WeightsInfo& info) {
-  file.set_attribute("/", "format", kFormat);
-  file.set_attribute("/", "config", info.config_ini);
-  file.set_attribute("/", "step", std::to_string(info.step));
-  file.set_attribute("/", "consumed_samples", std::to_string(info.consumed_samples));
-  file.set_attribute("/", "tokenizer_hash", info.tokenizer_hash);
-}
-
-WeightsInfo read_info(const Hdf5File& file, const std::string& path) {
-  check_usage(file.has_attribute("/", "format") && file.attribute("/", "format") == kFormat, path,
-              " is an HDF5 file but not weights of this program");
-  return {.config_ini = file.attribute("/", "config"),
-          .step = std::stoll(file.attribute("/", "step")),
-          .consumed_samples = std::stoll(file.attribute("/", "consumed_samples")),
-          .tokenizer_hash = file.attribute("/", "tokenizer_hash")};
-}
 
 /// `device`'s shape and dtype over `host`, which becomes large enough.
 Tensor host_tensor(std::vector<uint8_t>& host, const Shape& shape, DType dtype) {
@@ -169,7 +151,7 @@ void save_weights(const std::string& path, const WeightsInfo& info, const Weight
   std::optional<Hdf5File> file;
   if (source.world.rank() == 0) {
     file.emplace(Hdf5File::create(path));
-    write_info(*file, info);
+    write_weights_info(*file, info);
   }
   WeightsWriter(source, file ? &*file : nullptr).write_all();
   if (file) file->publish();
@@ -179,7 +161,7 @@ void save_weights(const std::string& path, const WeightsInfo& info, const Weight
 WeightsInfo load_weights(const std::string& path, const std::string& tokenizer_hash,
                          ParameterStore& store, Backend& backend, ProcessGroup& world) {
   const Hdf5File file = Hdf5File::open(path);
-  WeightsInfo info = read_info(file, path);
+  WeightsInfo info = read_weights_info(file, path);
   check_usage(tokenizer_hash.empty() || info.tokenizer_hash == tokenizer_hash, path,
               " was trained with another tokenizer (hash ", info.tokenizer_hash, ", here ",
               tokenizer_hash, "); give the tokenizer options of that run");
