@@ -31,6 +31,7 @@ struct SaveOptions {
   std::string tokenizer_hash;
   std::string code_version;
   std::string layout;
+  int64_t order_samples = 0;
   Retention retention;
   std::chrono::milliseconds report_after{0};  // a file that takes longer is named; 0: never
 };
