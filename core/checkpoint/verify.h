@@ -12,7 +12,7 @@
 namespace phalanx {
 
 struct VerifyOptions {
-  int threads = 1;  // 0: one per core
+  int threads = 1;                              // 0: one per core
   const std::set<std::string>* only = nullptr;  // tensors to read; null: all
   // Bytes done and in all; from one thread at a time.
   std::function<void(int64_t done, int64_t total)> progress = {};

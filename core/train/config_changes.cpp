@@ -13,6 +13,7 @@ struct IniOption {
   std::string section;
   std::string name;
   std::string value;
+  bool is_default;
 };
 
 std::vector<IniOption> read_options(const std::string& text) {
@@ -25,17 +26,22 @@ std::vector<IniOption> read_options(const std::string& text) {
     const auto equals = line.find(" =");
     if (line.starts_with('#') || line.starts_with('[') || equals == std::string::npos) continue;
     std::string value = line.substr(std::min(line.size(), equals + 3));
-    value = value.substr(0, value.rfind(kComment));
-    options.push_back({section, line.substr(0, equals), value});
+    const auto comment = value.rfind(kComment);
+    value = value.substr(0, comment);
+    options.push_back({section, line.substr(0, equals), value, comment == std::string::npos});
   }
   return options;
 }
 
 ConfigChange::Kind kind_of(const IniOption& option) {
   using Kind = ConfigChange::Kind;
-  static const std::set<std::string_view> identity{"Model", "Norm placement", "PHD-Transformer",
+  static const std::set<std::string_view> identity{"Model",
+                                                   "Norm placement",
+                                                   "PHD-Transformer",
                                                    "Sparse attention (LongGen)",
-                                                   "Mixture of experts", "Data", "Tokenizer"};
+                                                   "Mixture of experts",
+                                                   "Data",
+                                                   "Tokenizer"};
   if (identity.contains(option.section) || option.name == "seed") return Kind::identity;
   if (option.section == "Initialisation and loss" || option.name == "precision")
     return Kind::numeric;
@@ -51,12 +57,19 @@ std::vector<ConfigChange> config_changes(const std::string& before, const std::s
     const auto place = std::ranges::find(old, option.name, &IniOption::name);
     const std::string was = place == old.end() ? "" : place->value;
     if (place != old.end()) old.erase(place);
-    if (was != option.value)
-      changes.push_back({option.name, was, option.value, kind_of(option)});
+    if (was != option.value) changes.push_back({option.name, was, option.value, kind_of(option)});
   }
   for (const IniOption& option : old)
     if (!option.value.empty()) changes.push_back({option.name, option.value, "", kind_of(option)});
   return changes;
+}
+
+std::string changed_from_default(const std::string& config_ini, const std::string& section) {
+  std::string text;
+  for (const IniOption& option : read_options(config_ini))
+    if (option.section == section && !option.is_default)
+      text.append(text.empty() ? "" : ", ").append(option.name + " " + option.value);
+  return text;
 }
 
 }  // namespace phalanx

@@ -24,4 +24,7 @@ struct ConfigChange {
 /// them lacks has the value "".
 std::vector<ConfigChange> config_changes(const std::string& before, const std::string& now);
 
+/// The options of `section` that are not at their defaults: "tensor-model-parallel-size 2, ...".
+std::string changed_from_default(const std::string& config_ini, const std::string& section);
+
 }  // namespace phalanx

@@ -92,23 +92,24 @@ CertificateCheck check_certificate(const ResumeCertificate& expected,
     return {true, fmt::format("resume not verified: the global batch has {} samples instead of {}",
                               found.global_batch_size, expected.global_batch_size)};
   if (expected.batch_hash != found.batch_hash)
-    return {false, fmt::format("the data of step {} has hash {:016x}, expected {:016x}: data files, "
-                               "tokenizer or data options are not those of the checkpoint",
-                               found.iteration, found.batch_hash, expected.batch_hash)};
+    return {false,
+            fmt::format("the data of step {} has hash {:016x}, expected {:016x}: data files, "
+                        "tokenizer or data options are not those of the checkpoint",
+                        found.iteration, found.batch_hash, expected.batch_hash)};
   const bool same_setup = expected.setup == found.setup;
   const double worst = std::max(relative_difference(expected.loss, found.loss),
                                 relative_difference(expected.gradient_norm, found.gradient_norm));
   const std::string numbers =
-      fmt::format("step {}: loss {} (expected {}), gradient norm {} (expected {})",
-                  found.iteration, found.loss, expected.loss, found.gradient_norm,
-                  expected.gradient_norm);
+      fmt::format("step {}: loss {} (expected {}), gradient norm {} (expected {})", found.iteration,
+                  found.loss, expected.loss, found.gradient_norm, expected.gradient_norm);
   // A loss that is not a number equals nothing, but a skipped step may be repeated as such.
   const bool both_nan = std::isnan(expected.loss) && std::isnan(found.loss);
   const bool same = both_nan || (same_setup ? worst == 0.0 : worst <= tolerance);
   if (!same)
-    return {false, fmt::format("{}; the {} differ{}", numbers,
-                               same_setup ? "bits" : "relative difference and its limit",
-                               same_setup ? "" : fmt::format(": {:.3g} and {:.3g}", worst, tolerance))};
+    return {false,
+            fmt::format("{}; the {} differ{}", numbers,
+                        same_setup ? "bits" : "relative difference and its limit",
+                        same_setup ? "" : fmt::format(": {:.3g} and {:.3g}", worst, tolerance))};
   return {true, fmt::format("resume verified, {}: {}",
                             same_setup ? "bit for bit"
                                        : fmt::format("relative difference {:.3g} of {:.3g} allowed "

@@ -90,8 +90,8 @@ void RunCheckpoints::say(const std::string& text) const {
 std::vector<std::string> RunCheckpoints::candidates() const {
   const CheckpointConfig& config = facts_.config.checkpoint;
   const std::string save = save_folder(facts_.config);
-  std::vector<SaveEntry> list = config.save_interval == 0 ? std::vector<SaveEntry>{}
-                                                          : list_checkpoints(save);
+  std::vector<SaveEntry> list =
+      config.save_interval == 0 ? std::vector<SaveEntry>{} : list_checkpoints(save);
   check_usage(config.resume != ResumeMode::never || list.empty(), save,
               " holds checkpoints of an earlier run (the newest is of iteration ",
               list.empty() ? 0 : list.front().iteration,
@@ -106,7 +106,8 @@ std::vector<std::string> RunCheckpoints::candidates() const {
                 "iter_ folder");
   }
   if (config.ckpt_step >= 0)
-    std::erase_if(list, [&](const SaveEntry& entry) { return entry.iteration != config.ckpt_step; });
+    std::erase_if(list,
+                  [&](const SaveEntry& entry) { return entry.iteration != config.ckpt_step; });
   check_usage(config.ckpt_step < 0 || !list.empty(), "--ckpt-step ", config.ckpt_step,
               ": there is no complete checkpoint of that iteration");
   check_usage(config.resume != ResumeMode::required || !list.empty(),
@@ -148,9 +149,10 @@ std::optional<ResumePoint> RunCheckpoints::resume() {
       set_aside(path);
     }
   }
-  throw CheckpointDamage(fmt::format("none of {} checkpoint(s) is good; refusing to start from "
-                                     "scratch:{}",
-                                     paths.size(), damages));
+  throw CheckpointDamage(
+      fmt::format("none of {} checkpoint(s) is good; refusing to start from "
+                  "scratch:{}",
+                  paths.size(), damages));
 }
 
 void RunCheckpoints::set_aside(const std::string& path) {
@@ -166,19 +168,18 @@ ResumePoint RunCheckpoints::load(const std::string& path) {
   const CheckpointConfig& config = facts_.config.checkpoint;
   const Manifest manifest = open_checkpoint(path, target_.world, watchdog_);
   check_configuration(manifest, path);
-  const LoadReport report = load_checkpoint(
-      path, manifest, target_, {config.allow_missing_tensors, config.allow_unexpected_tensors},
-      watchdog_);
+  const LoadReport report =
+      load_checkpoint(path, manifest, target_,
+                      {config.allow_missing_tensors, config.allow_unexpected_tensors}, watchdog_);
   state_.counters = manifest.counters;
-  say(fmt::format("resumed from {} (iteration {}, {} samples consumed, written by {} rank(s): {}); "
-                  "rank 0 read {:.1f} MiB, all took {:.2f} s",
-                  path, manifest.counters.step, manifest.counters.consumed_samples,
-                  manifest.world_size, manifest.layout,
-                  static_cast<double>(report.bytes_read) / kMebibyte, report.seconds));
+  say(fmt::format(
+      "resumed from {} (iteration {}, {} samples consumed, written by {} rank(s): {}); "
+      "rank 0 read {:.1f} MiB, all took {:.2f} s",
+      path, manifest.counters.step, manifest.counters.consumed_samples, manifest.world_size,
+      manifest.layout, static_cast<double>(report.bytes_read) / kMebibyte, report.seconds));
   for (const std::string& name : report.missing)
     say(name + " is not in the checkpoint: it keeps its starting values");
-  for (const std::string& name : report.unexpected)
-    say(name + " of the checkpoint is left out");
+  for (const std::string& name : report.unexpected) say(name + " of the checkpoint is left out");
   saved_step_ = manifest.counters.step;
   const bool own = folder_ != nullptr && path.starts_with(folder_->path() + "/");
   if (own) durable_step_ = saved_step_;
@@ -221,6 +222,13 @@ void RunCheckpoints::expect_certificate(const std::string& checkpoint) {
     expected_ = parse_certificate(text, path);
 }
 
+void RunCheckpoints::set_order_samples(int64_t samples, int64_t before) {
+  if (saver_ != nullptr) saver_->set_order_samples(samples);
+  if (samples == before || !expected_) return;
+  say("resume not verified: the data order is a new one");
+  expected_.reset();
+}
+
 void RunCheckpoints::after_step(const GlobalBatch& batch, const StepMetrics& metrics) {
   fault_moment("step", target_.world.rank());
   if (folder_ != nullptr && steady_clock::now() - fence_checked_ > kFencePause) {
@@ -251,11 +259,11 @@ void RunCheckpoints::certify(const GlobalBatch& batch, const StepMetrics& metric
                                 .gradient_norm = metrics.gradient_norm,
                                 .setup = setup_text()};
   if (expected_) {
-    const CertificateCheck result =
-        check_certificate(*expected_, found,
-                          certificate_tolerance(facts_.config.model, target_.store.dtype()));
-    check(result.same, "the resumed run is not the one that wrote the checkpoint: ", result.text,
-          ". Nothing was overwritten; delete the checkpoint's next_step.json to go on all the same");
+    const CertificateCheck result = check_certificate(
+        *expected_, found, certificate_tolerance(facts_.config.model, target_.store.dtype()));
+    check(
+        result.same, "the resumed run is not the one that wrote the checkpoint: ", result.text,
+        ". Nothing was overwritten; delete the checkpoint's next_step.json to go on all the same");
     say(result.text);
     expected_.reset();
   }
@@ -294,7 +302,8 @@ void RunCheckpoints::start_save() {
   certify_ = true;
   const std::chrono::duration<double> seconds = steady_clock::now() - begin;
   say(fmt::format("snapshot taken of iteration {:7d} in {:.1f} ms: {:.1f} MiB of rank 0", step,
-                  seconds.count() * 1e3, static_cast<double>(saver_->snapshot_bytes()) / kMebibyte));
+                  seconds.count() * 1e3,
+                  static_cast<double>(saver_->snapshot_bytes()) / kMebibyte));
   if (facts_.config.checkpoint.async_save) return;
   if (const auto outcome = saver_->finish()) tell(*outcome);
 }
@@ -315,15 +324,16 @@ void RunCheckpoints::tell(const SaveOutcome& outcome) {
     saved_step_ = -1;
     say(fmt::format("CHECKPOINT NOT SAVED at iteration {}: {}. Training goes on; {}",
                     outcome.iteration, outcome.problem,
-                    durable_step_ < 0 ? "there is no earlier one"
-                                      : fmt::format("the newest good one is of iteration {}",
-                                                    durable_step_)));
+                    durable_step_ < 0
+                        ? "there is no earlier one"
+                        : fmt::format("the newest good one is of iteration {}", durable_step_)));
     return;
   }
   durable_step_ = outcome.iteration;
   say(fmt::format("successfully saved checkpoint from iteration {:7d} to {}/{}", outcome.iteration,
                   save_folder(facts_.config), iteration_folder(outcome.iteration)));
-  say(fmt::format("durable: {:.1f} MiB in {:.3f} s ({:.2f} GB/s), training stood still for {:.1f} "
+  say(
+      fmt::format("durable: {:.1f} MiB in {:.3f} s ({:.2f} GB/s), training stood still for {:.1f} "
                   "ms; slowest writer: rank {}, {:.1f} MiB in {:.3f} s",
                   static_cast<double>(outcome.bytes) / kMebibyte, outcome.durable_seconds,
                   static_cast<double>(outcome.bytes) / outcome.durable_seconds / 1e9,

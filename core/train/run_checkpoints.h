@@ -1,5 +1,5 @@
-// RunCheckpoints: the checkpoints of one run - from which it goes on, when it is saved, and the proof
-// that it went on as it would have.
+// RunCheckpoints: the checkpoints of one run - from which it goes on, when it is saved, and the
+// proof that it went on as it would have.
 #pragma once
 
 #include <chrono>
@@ -36,8 +36,8 @@ std::string save_folder(const RunConfig& config);
 class RunCheckpoints {
  public:
   struct Facts {
-    RunConfig config;           // with everything filled in
-    std::string config_ini;     // as the user gave it
+    RunConfig config;        // with everything filled in
+    std::string config_ini;  // as the user gave it
     std::string tokenizer_hash;
     std::string layout;         // "tp 2, pp 1, ..."
     int64_t order_samples = 0;  // that the data order is made for
@@ -47,17 +47,19 @@ class RunCheckpoints {
   RunCheckpoints(Facts facts, TrainState& state, const ParameterStore& store, Backend& backend);
 
   /// Loads the newest good checkpoint of the save folder, or of load-checkpoint while that has
-  /// none, and sets the counters. Damaged ones are named, moved aside (in the save folder) and passed
-  /// over. Nothing if there is none and that is allowed: a fresh start, and the log says so. Throws
-  /// UsageError if the configuration contradicts the checkpoint, CheckpointDamage if checkpoints are
-  /// there but none is good.
+  /// none, and sets the counters. Damaged ones are named, moved aside (in the save folder) and
+  /// passed over. Nothing if there is none and that is allowed: a fresh start, and the log says so.
+  /// Throws UsageError if the configuration contradicts the checkpoint, CheckpointDamage if
+  /// checkpoints are there but none is good.
   std::optional<ResumePoint> resume();
+  /// The data order is now made for so many samples, the checkpoint's for `before`.
+  void set_order_samples(int64_t samples, int64_t before);
   /// From now on: where to say things.
   void set_log(CheckpointLog log) { log_ = std::move(log); }
 
   /// After every step, with the batch it ran: checks or writes resume certificates, tells of saves
-  /// that are done, and starts one if it is due. Throws if the first step after a resume differs from
-  /// its certificate.
+  /// that are done, and starts one if it is due. Throws if the first step after a resume differs
+  /// from its certificate.
   void after_step(const GlobalBatch& batch, const StepMetrics& metrics);
   /// At the end: saves this step unless that was done, and waits until it is durable. Throws if it
   /// cannot be saved.
@@ -88,13 +90,13 @@ class RunCheckpoints {
   std::unique_ptr<CheckpointSaver> saver_;  // absent without an interval
   CheckpointLog log_;
 
-  bool numbers_changed_ = false;               // by options, since the checkpoint
-  std::optional<ResumeCertificate> expected_;  // of the next step
-  bool certify_ = false;                       // the next step is one after a checkpoint
+  bool numbers_changed_ = false;                  // by options, since the checkpoint
+  std::optional<ResumeCertificate> expected_;     // of the next step
+  bool certify_ = false;                          // the next step is one after a checkpoint
   std::optional<ResumeCertificate> certificate_;  // not yet written
-  int64_t saved_step_ = -1;    // the last one that is durable or in flight
+  int64_t saved_step_ = -1;                       // the last one that is durable or in flight
   int64_t durable_step_ = -1;  // the last one that is in the save folder (rank 0)
-  std::string last_problem_;                        // of the last save; empty: it went well
+  std::string last_problem_;   // of the last save; empty: it went well
   double slowest_save_ = 0;
   std::chrono::steady_clock::time_point fence_checked_;
 };
