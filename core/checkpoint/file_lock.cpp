@@ -60,7 +60,7 @@ int lock_within(int descriptor, milliseconds patience) {
     const bool held = code == EAGAIN || code == EACCES || code == EINTR;
     if (!held || Clock::now() >= end) return code;
     std::this_thread::sleep_for(pause);
-    pause = std::min(2 * pause, milliseconds(50));
+    pause = std::min(2 * pause, milliseconds(20));
   }
 }
 
@@ -71,11 +71,8 @@ FileLock::FileLock(const std::string& path, milliseconds patience)
   check_usage(descriptor_ >= 0, "cannot open ", path, ": ", reason(errno),
               "; the folder must exist and be writable");
   const int code = lock_within(descriptor_, patience);
-  if (code == 0) return;
-  if (is_unsupported(code)) {
-    say_unsupported(path, code);
-    return;
-  }
+  if (is_unsupported(code)) say_unsupported(path, code);
+  if (code == 0 || is_unsupported(code)) return;
   ::close(descriptor_);
   fail("cannot lock ", path, " within ", static_cast<double>(patience.count()) / 1000,
        " s: ", reason(code),
