@@ -64,6 +64,24 @@ void validate_training(Problems& problems, const TrainingConfig& training) {
   at_least(problems, "peak-tflops", training.peak_tflops, 0);
 }
 
+void validate_checkpoint(Problems& problems, const RunConfig& config) {
+  const CheckpointConfig& c = config.checkpoint;
+  at_least(problems, "save-interval", c.save_interval, 0);
+  at_least(problems, "save-keep-last", c.save_keep_last, 0);
+  at_least(problems, "save-retain-interval", c.save_retain_interval, 0);
+  at_least(problems, "save-report-seconds", c.save_report_seconds, 0);
+  at_least(problems, "ckpt-step", c.ckpt_step, -1);
+  at_least(problems, "exit-duration-in-mins", c.exit_duration_in_mins, 0);
+  const bool none = c.load_checkpoint.empty() && c.save_interval == 0;
+  if (c.ckpt_step >= 0 && none)
+    report(problems, "ckpt-step {} without checkpoints (save-interval 0): name load-checkpoint",
+           c.ckpt_step);
+  if (c.resume == ResumeMode::required && none)
+    report(problems,
+           "resume required without checkpoints (save-interval 0): name load-checkpoint, or try "
+           "save-interval 1000");
+}
+
 void validate_optimizer(Problems& problems, const RunConfig& config) {
   const OptimizerConfig& o = config.optimizer;
   at_least(problems, "lr", o.lr, 0);
@@ -138,6 +156,7 @@ std::vector<std::string> validate(const RunConfig& config, int64_t world_size) {
   append(problems, validate(config.parallel, world_size));
   validate_batches(problems, config, world_size);
   validate_training(problems, config.training);
+  validate_checkpoint(problems, config);
   validate_optimizer(problems, config);
   append(problems, validate_layout(config, world_size));
   validate_support(problems, config);

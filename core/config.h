@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/checkpoint/checkpoint_config.h"
 #include "core/model/model_config.h"
 #include "core/model/model_presets.h"
 #include "core/train/training_config.h"
@@ -18,6 +19,7 @@ namespace phalanx {
 struct RunConfig {
   ModelConfig model;
   TrainingConfig training;
+  CheckpointConfig checkpoint;
   OptimizerConfig optimizer;
   ParallelConfig parallel;
   DataConfig data;
@@ -29,6 +31,7 @@ requires ConfigOf<Config, RunConfig>
 void visit_fields(Config& config, Visitor& visit) {
   visit_fields(config.model, visit);
   visit_fields(config.training, visit);
+  visit_fields(config.checkpoint, visit);
   visit_fields(config.optimizer, visit);
   visit_fields(config.parallel, visit);
   visit_fields(config.data, visit);

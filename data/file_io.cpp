@@ -148,6 +148,16 @@ void reserve_file(const std::string& path, int64_t bytes) {
   check(code == 0, "cannot reserve ", bytes, " bytes for ", path, ": ", reason(code));
 }
 
+void reserve_file_if_cheap(const std::string& path, int64_t bytes) {
+  const Descriptor file(path, O_RDWR);
+  check(file.ok(), "cannot open ", path, ": ", reason(errno));
+  int status = 0;
+  do status = bytes == 0 ? 0 : ::fallocate(file.value(), 0, 0, bytes);
+  while (status != 0 && errno == EINTR);
+  check(status == 0 || errno == EOPNOTSUPP, "cannot reserve ", bytes, " bytes for ", path, ": ",
+        reason(errno));
+}
+
 bool file_exists(const std::string& path) {
   std::error_code ignored;
   return std::filesystem::is_regular_file(path, ignored);

@@ -106,6 +106,10 @@ class MappedFile {
 /// Reserves `bytes` for an existing file. Because a mapped write to a full disk kills the process
 /// with SIGBUS, while this throws.
 void reserve_file(const std::string& path, int64_t bytes);
+/// The same for a file that will be written by position, which can fail: does nothing on a file
+/// system that cannot reserve (NFS before 4.2, older Lustre), because `reserve_file` writes to
+/// every block there.
+void reserve_file_if_cheap(const std::string& path, int64_t bytes);
 bool file_exists(const std::string& path);
 /// Size in bytes; throws UsageError when there is no readable regular file of that name.
 int64_t file_bytes(const std::string& path);

@@ -14,19 +14,18 @@ using namespace hdf5;
 
 namespace {
 
-/// HDF5 prints every error to stderr by default; here they become exceptions. (One setting per
-/// thread.)
-void silence() {
-  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
-}
-
+/// Before the first call of the library in a thread.
 void start_library() {
+  // The library does not clean up at exit, because it crashes there if the disk was full when a
+  // file was closed: it closes that file again. What this program opens it closes itself.
+  H5dont_atexit();
   hbool_t thread_safe = false;
   check(H5is_library_threadsafe(&thread_safe) >= 0 && thread_safe,
         "this HDF5 library is not thread-safe, but checkpoints are written by a thread of their "
-        "own; use one built with --enable-threadsafe, such as Debian's serial libhdf5-103-1 "
+        "own; install one built with --enable-threadsafe, such as Debian's serial libhdf5-103-1 "
         "(package libhdf5-dev)");
-  silence();
+  // By default every error is printed to stderr; here they become exceptions.
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
 }
 
 /// First index of a whole tensor.

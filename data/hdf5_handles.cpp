@@ -12,6 +12,7 @@ std::string reason() {
   };
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_first, &reason);
   H5Eclear2(H5E_DEFAULT);
+  std::erase(reason, '\n');  // some reasons hold the time of day with its line end
   return reason.empty() ? "unknown HDF5 error" : reason;
 }
 

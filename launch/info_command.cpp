@@ -52,6 +52,7 @@ MemoryNeeds measure_memory(const RunConfig& config, const DeviceMesh& mesh, int6
                               .shape = {.positions = config.data.seq_length,
                                         .sequences = config.training.micro_batch_size},
                               .dtype = compute_dtype(config.training.precision),
+                              .saves = config.checkpoint.save_interval > 0,
                               .slots = slots_of(schedule, stage.num_chunks())});
 }
 

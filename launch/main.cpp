@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <exception>
 
+#include "core/train/code_version.h"
 #include "kernels/base/error.h"
 #include "launch/commands.h"
 #include "launch/option_value.h"
@@ -16,10 +17,8 @@ struct Command {
   int (*run)(const Arguments&);
 };
 
-constexpr char kVersion[] = "phalanx " PHALANX_VERSION "\n";
-
 int run_version(const Arguments&) {
-  std::fputs(kVersion, stdout);
+  std::printf("phalanx %s\n", phalanx::code_version().c_str());
   return 0;
 }
 

@@ -8,7 +8,9 @@
 #include <cstdlib>
 #include <thread>
 
+#include "core/checkpoint/save_folder.h"
 #include "kernels/base/error.h"
+#include "launch/exit_codes.h"
 #include "launch/options.h"
 #include "parallel/mpi_process_group.h"
 
@@ -27,10 +29,10 @@ void check_world(const Ranks& ranks) {
 
 [[noreturn]] void end_all_ranks(const Ranks& ranks, const char* message, int exit_code) {
   // All ranks usually fail alike at wrong input: rank 0 speaks first and ends the others.
-  const bool alike = exit_code == 2 && ranks.rank > 0;
+  const bool alike = exit_code == kExitUsage && ranks.rank > 0;
   if (alike) std::this_thread::sleep_for(std::chrono::seconds(2));
   std::fflush(stdout);
-  if (ranks.size > 1 && exit_code != 2)
+  if (ranks.size > 1 && exit_code != kExitUsage)
     std::fprintf(stderr, "phalanx: rank %d of %d: %s\n", ranks.rank, ranks.size, message);
   else
     std::fprintf(stderr, "phalanx: %s\n", message);
@@ -48,9 +50,11 @@ int run_on_ranks(const std::function<int(const Ranks&)>& body) {
     check_world(ranks);
     return body(ranks);
   } catch (const UsageError& error) {
-    end_all_ranks(ranks, error.what(), 2);
+    end_all_ranks(ranks, error.what(), kExitUsage);
+  } catch (const FencedError& error) {
+    end_all_ranks(ranks, error.what(), kExitFenced);
   } catch (const std::exception& error) {
-    end_all_ranks(ranks, error.what(), 1);
+    end_all_ranks(ranks, error.what(), kExitFailed);
   }
 }
 

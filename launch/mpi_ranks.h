@@ -15,7 +15,7 @@ struct Ranks {
 };
 
 /// Initialises MPI and runs `body` on this rank. An exception is printed with its rank and ends all
-/// ranks with exit code 2 (UsageError) or 1. Returns body's exit code.
+/// ranks with the exit code for it (exit_codes.h). Returns body's exit code.
 ///
 /// Threads of waiting ranks spin. With more ranks than cores start mpirun with
 /// `--mca mpi_yield_when_idle 1`, or they take the cores from those that compute.

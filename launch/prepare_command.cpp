@@ -133,7 +133,7 @@ int run_prepare(const Arguments& arguments) {
   }
   if (config.output_prefix.empty()) return 0;
   ProgressLine line;
-  stop_on_signals();
+  stop_on_signals({"SIGINT", "SIGTERM"});
   // Thrown here, an error unwinds the whole pipeline, and its temporary files go with it.
   const auto show = [&](const PrepareProgress& progress) {
     check(!stop_requested().load(), "stopped by a signal; nothing was written");

@@ -8,17 +8,24 @@
 namespace phalanx {
 namespace {
 
-// The first signal ends the run after the step, with weights written; the second ends it at once.
 extern "C" void request_stop(int signal) {
   stop_requested() = true;
-  std::signal(signal, SIG_DFL);
+  if (signal == SIGINT) std::signal(signal, SIG_DFL);
 }
 
 }  // namespace
 
-void stop_on_signals() {
-  std::signal(SIGINT, request_stop);
-  std::signal(SIGTERM, request_stop);
+int signal_number(const std::string& name) {
+  if (name == "SIGTERM") return SIGTERM;
+  if (name == "SIGINT") return SIGINT;
+  if (name == "SIGUSR1") return SIGUSR1;
+  if (name == "SIGUSR2") return SIGUSR2;
+  if (name == "SIGHUP") return SIGHUP;
+  return 0;
+}
+
+void stop_on_signals(const std::vector<std::string>& names) {
+  for (const std::string& name : names) std::signal(signal_number(name), request_stop);
 }
 
 }  // namespace phalanx

@@ -1,11 +1,13 @@
 // `phalanx train`: options to a running training job on all MPI ranks.
 #include <cmath>
+#include <csignal>
 #include <cstdio>
 
 #include "core/model/problems.h"
 #include "core/train/run_training.h"
 #include "core/train/run_verification.h"
 #include "launch/commands.h"
+#include "launch/exit_codes.h"
 #include "launch/mpi_ranks.h"
 #include "launch/options.h"
 #include "launch/stop_signals.h"
@@ -18,11 +20,12 @@ constexpr char kUsage[] =
     "[options]\n"
     "Trains a model; writes config.ini, metrics.jsonl, TensorBoard events and weights.h5 into "
     "RUN.\n"
+    "Goes on from the newest good checkpoint in RUN/checkpoints if there is one (--resume).\n"
+    "Ends with 0 when all steps are done, 75 when it was stopped by a signal or "
+    "--exit-duration-in-mins\nand saved: start it again to go on; 76 when a later start of the run "
+    "has taken over; 2 for wrong\noptions, 1 for any other failure.\n"
     "With --verify-layout: checks the layout instead, writes nothing and ends with 0 (the same as "
-    "one "
-    "rank)\nor 3 (not the same).";
-
-constexpr int kLayoutDiffers = 3;
+    "one\nrank) or 3 (not the same).";
 
 struct TrainTable {
   SourceOptions sources;
@@ -42,7 +45,7 @@ int verify_on_ranks(const RunConfig& config, const Ranks& ranks) {
   const VerificationResult result =
       run_verification(config, *backend, ranks.size, make_mpi_process_groups);
   if (ranks.rank == 0) std::fputs(result.text.c_str(), stdout);
-  return result.same ? 0 : kLayoutDiffers;
+  return result.same ? kExitDone : kExitLayoutDiffers;
 }
 
 int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
@@ -50,22 +53,28 @@ int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
   RunConfig& config = options.config;
   auto problems = apply_options(arguments, options.table, config);
   append(problems, validate(config, ranks.size));
-  if (report_problems(problems, ranks)) return 2;
+  for (const std::string& name : config.checkpoint.exit_signals)
+    if (signal_number(name) == 0)
+      report(problems, "exit-signals: '{}' is not one of SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGHUP",
+             name);
+  if (report_problems(problems, ranks)) return kExitUsage;
 
   if (options.train.verify_layout) return verify_on_ranks(config, ranks);
   const DeviceMesh mesh(config.parallel, ranks.size);
   ProcessGroups groups = make_mpi_process_groups(mesh);
   const auto backend = make_backend(Device::cpu, static_cast<int>(config.training.threads));
-  stop_on_signals();
+  stop_on_signals(config.checkpoint.exit_signals);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its write, not our end
   const TrainingResult result = run_training(config, config_ini(config), *backend, groups, mesh);
   if (ranks.rank == 0)
-    std::printf("trained %lld steps, last loss %.4f%s; everything is in %s\n",
+    std::printf("%s %lld steps, last loss %.4f%s; everything is in %s\n",
+                result.stopped == StopReason::none ? "trained" : "stopped after",
                 static_cast<long long>(result.steps), result.final_loss,
                 std::isfinite(result.validation_loss)
                     ? fmt::format(", validation loss {:.4f}", result.validation_loss).c_str()
                     : "",
                 config.training.run_dir.c_str());
-  return 0;
+  return result.stopped == StopReason::none ? kExitDone : kExitStopped;
 }
 
 }  // namespace

@@ -82,6 +82,7 @@ void CheckpointSaver::plan_blocks() {
                .code_version = options_.code_version,
                .layout = options_.layout,
                .world_size = source_.world.size(),
+               .order_samples = options_.order_samples,
                .dtype = dtype,
                .tensors = tensors_};
 }

@@ -31,6 +31,7 @@ struct SaveOptions {
   std::string tokenizer_hash;
   std::string code_version;
   std::string layout;
+  int64_t order_samples = 0;
   Retention retention;
   std::chrono::milliseconds report_after{0};  // a file that takes longer is named; 0: never
 };
@@ -62,6 +63,8 @@ class CheckpointSaver {
 
   /// Bytes of the copy: at most this rank's masters and moments.
   int64_t snapshot_bytes() const { return std::ssize(snapshot_); }
+  /// Of saves from now on.
+  void set_order_samples(int64_t samples) { manifest_.order_samples = samples; }
   bool in_flight() const { return phase_ != Phase::idle; }
 
   /// Copies the state and starts to write it. None must be in flight. Returns why it could not be

@@ -33,13 +33,12 @@ struct Fault {
 
 std::vector<std::string_view> split(std::string_view text, char separator) {
   std::vector<std::string_view> parts;
-  for (size_t end = 0; end != std::string_view::npos; text.remove_prefix(std::min(
-                                                          text.size(), end + 1))) {
-    end = text.find(separator);
+  while (true) {
+    const size_t end = text.find(separator);
     parts.push_back(text.substr(0, end));
-    if (end == std::string_view::npos) break;
+    if (end == std::string_view::npos) return parts;
+    text.remove_prefix(end + 1);
   }
-  return parts;
 }
 
 /// Throws unless `text` is a number from `least`.

@@ -43,7 +43,8 @@ void say_unsupported(const std::string& path, int code) {
   static std::atomic<bool> said{false};
   if (said.exchange(true)) return;
   log_info(
-      "WARNING: {} cannot be locked ({}). Two jobs that use this folder at the same moment are kept "
+      "WARNING: {} cannot be locked ({}). Two jobs that use this folder at the same moment are "
+      "kept "
       "apart only by the epoch file, which leaves an instant between check and change. Mount the "
       "file system with locks (Lustre: -o flock)",
       path, reason(code));
@@ -59,7 +60,7 @@ int lock_within(int descriptor, milliseconds patience) {
     const bool held = code == EAGAIN || code == EACCES || code == EINTR;
     if (!held || Clock::now() >= end) return code;
     std::this_thread::sleep_for(pause);
-    pause = std::min(2 * pause, milliseconds(50));
+    pause = std::min(2 * pause, milliseconds(20));
   }
 }
 
@@ -70,11 +71,11 @@ FileLock::FileLock(const std::string& path, milliseconds patience)
   check_usage(descriptor_ >= 0, "cannot open ", path, ": ", reason(errno),
               "; the folder must exist and be writable");
   const int code = lock_within(descriptor_, patience);
-  if (code == 0) return;
-  if (is_unsupported(code)) return say_unsupported(path, code);
+  if (is_unsupported(code)) say_unsupported(path, code);
+  if (code == 0 || is_unsupported(code)) return;
   ::close(descriptor_);
-  fail("cannot lock ", path, " within ", static_cast<double>(patience.count()) / 1000, " s: ",
-       reason(code),
+  fail("cannot lock ", path, " within ", static_cast<double>(patience.count()) / 1000,
+       " s: ", reason(code),
        "; another process, on this machine or another, holds it. End the other job that uses this "
        "folder, or find its process with lslocks");
 }

@@ -218,6 +218,7 @@ Manifest read_json(const Json& json, const std::string& path) {
   manifest.layout = reader.text("layout");
   manifest.world_size = reader.number("world_size", 1);
   manifest.epoch = reader.number("epoch");
+  manifest.order_samples = reader.number("order_samples");
   const std::string dtype = reader.text("dtype");
   check_intact(dtype == "f32" || dtype == "f64", path, ": dtype is '", dtype,
                "', expected f32 or f64");
@@ -271,6 +272,7 @@ std::string manifest_json(const Manifest& manifest) {
             {"layout", manifest.layout},
             {"world_size", manifest.world_size},
             {"epoch", manifest.epoch},
+            {"order_samples", manifest.order_samples},
             {"dtype", dtype_name(manifest.dtype)},
             {"index_bytes", manifest.index_bytes},
             {"index_checksum", hex(manifest.index_digest)},

@@ -65,8 +65,9 @@ struct Manifest {
   std::string code_version;
   std::string layout;  // "tp 2, pp 1, ..." of the run that wrote it
   int64_t world_size = 1;
-  int64_t epoch = 0;                 // number of the job start that wrote it
-  DType dtype = DType::f32;          // of all tensors: f32, or f64 of an f64 run
+  int64_t epoch = 0;          // number of the job start that wrote it
+  int64_t order_samples = 0;  // that the data order was made for: another number is another order
+  DType dtype = DType::f32;   // of all tensors: f32, or f64 of an f64 run
   std::vector<SavedTensor> tensors;  // by name
   std::vector<SavedShard> shards;    // by file
   int64_t index_bytes = 0;

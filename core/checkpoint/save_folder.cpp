@@ -73,9 +73,10 @@ bool is_temporary(const std::string& name) {
          name.starts_with(std::string(kLatestFile) + ".tmp.");
 }
 
-bool is_kept(const SaveEntry& entry, int64_t rank_by_age, const Retention& retention) {
-  if (rank_by_age == 0 || rank_by_age < retention.keep_last) return true;
-  return retention.retain_interval > 0 && entry.iteration % retention.retain_interval == 0;
+/// `newer`: how many checkpoints are newer.
+bool is_kept(int64_t iteration, int64_t newer, const Retention& retention) {
+  if (retention.keep_last == 0 || newer == 0 || newer < retention.keep_last) return true;
+  return retention.retain_interval > 0 && iteration % retention.retain_interval == 0;
 }
 
 }  // namespace
@@ -205,15 +206,14 @@ std::vector<int64_t> SaveFolder::retire(const Retention& retention) {
         retention.keep_last, " and retain_interval ", retention.retain_interval,
         " must not be negative");
   std::vector<int64_t> gone;
-  if (retention.keep_last > 0) {
+  {
     const FileLock lock(save_ + "/" + kLockFile);
     check_current();
-    const std::vector<SaveEntry> entries = list_checkpoints(save_);
     const int64_t latest = latest_iteration(save_);
-    for (size_t i = 0; i < entries.size(); ++i) {
-      const int64_t iteration = entries[i].iteration;
-      if (iteration == latest || is_kept(entries[i], static_cast<int64_t>(i), retention)) continue;
-      discard(iteration, entries[i].path);
+    int64_t newer = 0;  // checkpoints newer than the one at hand
+    for (const auto& [iteration, folder] : list_checkpoints(save_)) {
+      if (is_kept(iteration, newer++, retention) || iteration == latest) continue;
+      discard(iteration, folder);
       gone.push_back(iteration);
     }
     if (!gone.empty()) sync_folder(save_);

@@ -123,7 +123,7 @@ int64_t lay_out_shard(const std::string& path, std::span<SavedBlock> blocks, DTy
       block.place[static_cast<size_t>(part)] = file.dataset_place(dataset_name(block, part));
   file.publish();
   const int64_t bytes = file_bytes(path);
-  reserve_file(path, bytes);
+  reserve_file_if_cheap(path, bytes);
   return bytes;
 }
 

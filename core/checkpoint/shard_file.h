@@ -17,15 +17,16 @@ std::string shard_name(int64_t number);
 /// Name of a block's dataset: prefix of the part, tensor, "@row,column".
 std::string dataset_name(const SavedBlock& block, int part);
 
-/// Makes `path` (an existing empty file) an HDF5 file with one contiguous dataset per block and
-/// part, its space on disk taken, and fills in `place` of every block. Returns the number of bytes
-/// of the file. Throws if the disk has no room. `tensors` gives the global shapes, kept as the
-/// attributes "global_shape" and "offset" of each dataset.
+/// Makes `path`, in a folder that is the writer's own, an HDF5 file with one contiguous dataset per
+/// block and part, its space on disk taken, and fills in `place` of every block. A file that is
+/// there is replaced. Returns the number of bytes of the file. Throws if the disk has no room.
+/// `tensors` gives the global shapes, kept as the attributes "global_shape" and "offset" of each
+/// dataset. The same blocks give the same bytes.
 int64_t lay_out_shard(const std::string& path, std::span<SavedBlock> blocks, DType dtype,
                       std::span<const SavedTensor> tensors);
 
 /// XXH3 over the bytes of `file` (of `shard.bytes`) outside the blocks of `shard`: all that HDF5
-/// will interpret. Also finds two blocks that share bytes: throws CheckpointDamage.
+/// will interpret. Throws CheckpointDamage if two blocks share bytes or one is not in the file.
 uint64_t frame_digest(const PositionalFile& file, const SavedShard& shard, DType dtype);
 
 /// Throws CheckpointDamage unless FOLDER/shard.file is there, has its size and its frame. Opened

@@ -74,6 +74,7 @@ MemoryNeeds memory_needs(PhdStage& stage, const MemoryQuestion& question) {
   needs.gradients = held * master_bytes;
   // Two moments; and a master where the compute weights are not their own masters.
   needs.optimizer = shard * master_bytes * (question.dtype == DType::bf16 ? 3 : 2);
+  if (question.saves) needs.snapshot = 3 * shard * master_bytes;
   const PhdStage::MemoryPlan plan =
       stage.plan_memory(question.shape, question.dtype, question.slots);
   needs.num_slots = 0;
@@ -99,6 +100,7 @@ std::string memory_table(const MemoryNeeds& needs) {
   for (size_t i = 0; i < std::min<size_t>(3, needs.largest.size()); ++i)
     row("  of which " + needs.largest[i].first, needs.largest[i].second);
   row("scratch and tables", needs.scratch);
+  if (needs.snapshot > 0) row("copy for checkpoints (at most)", needs.snapshot);
   row("total", needs.total());
   table.pop_back();
   return table;

@@ -17,10 +17,13 @@ struct MemoryNeeds {
   int64_t optimizer = 0;    // this rank's shard of masters and moments
   int64_t activations = 0;  // kept between forward and backward, all slots
   int64_t scratch = 0;      // activations' scratch and fixed tables
+  int64_t snapshot = 0;     // this rank's masters and moments once more, while they are saved
   int64_t num_slots = 1;    // micro-batches in flight, all chunks together
   std::vector<std::pair<std::string, int64_t>> largest;  // activations at their peak
 
-  int64_t total() const { return weights + gradients + optimizer + activations + scratch; }
+  int64_t total() const {
+    return weights + gradients + optimizer + activations + scratch + snapshot;
+  }
 };
 
 /// How the gradients of a stage are reduced in a layout. Its parameters are to be allocated without
@@ -34,6 +37,7 @@ struct MemoryQuestion {
   const ParallelConfig& parallel;
   StageShape shape;
   DType dtype;
+  bool saves;  // checkpoints are written
   StageSlots slots;
 };
 MemoryNeeds memory_needs(PhdStage& stage, const MemoryQuestion& question);

@@ -201,7 +201,11 @@ void MetricsLog::show_status(const TrainCounters& counters, const StepMetrics& m
 
 void MetricsLog::write_record(const std::string& record) {
   metrics_file_ << record << '\n' << std::flush;
-  check(metrics_file_.good(), "cannot write to ", files_.metrics, "; is the disk full?");
+  if (!metrics_file_.good() && !records_lost_)
+    message("CANNOT WRITE to " + files_.metrics +
+            "; is the disk full? Records are lost until it can; training goes on");
+  records_lost_ = !metrics_file_.good();
+  metrics_file_.clear();
 }
 
 }  // namespace phalanx

@@ -58,7 +58,8 @@ std::string hours_minutes_seconds(double seconds);
 /// Local time as "2026-01-02 03:04:05.678901".
 std::string timestamp_now();
 
-/// Writes all of them. Made on rank 0 only; one thread.
+/// Writes all of them. Made on rank 0 only; one thread. What cannot be written (a full disk) is
+/// told once and lost: records are not worth a run.
 class MetricsLog {
  public:
   struct Files {
@@ -73,6 +74,8 @@ class MetricsLog {
   void validation(const TrainCounters& counters, const ValidationMetrics& metrics);
   /// Once, after the last step: parts of a step that the pipeline's ranks idle.
   void pipeline(const TrainCounters& counters, double predicted_bubble, double measured_bubble);
+  /// A line of metrics.jsonl for anything else.
+  void record(const std::string& json) { write_record(json); }
   /// A line for people that does not break the live one.
   void message(const std::string& text);
 
@@ -86,6 +89,7 @@ class MetricsLog {
   std::FILE* out_;
   bool terminal_;
   bool status_shown_ = false;
+  bool records_lost_ = false;
   std::ofstream metrics_file_;
   TensorBoardWriter tensorboard_;
   LogInterval interval_;

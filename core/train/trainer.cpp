@@ -6,6 +6,7 @@
 
 #include "core/layout_validate.h"
 #include "core/model/model_cost.h"
+#include "core/train/config_changes.h"
 #include "core/train/peak_flops.h"
 #include "core/train/stop_flag.h"
 #include "core/train/weights_file.h"
@@ -20,7 +21,7 @@ double flops_per_token(const RunConfig& config) {
   return cost.forward_flops_per_token + cost.backward_flops_per_token;
 }
 
-/// A second run into the same folder starts new records and keeps the last ones.
+/// A fresh start in the same folder begins new records and keeps the last ones.
 void set_aside(const std::string& path) {
   if (!std::filesystem::exists(path)) return;
   std::filesystem::remove_all(path + ".previous");
@@ -31,6 +32,12 @@ void write_text(const std::string& path, const std::string& text) {
   std::ofstream file(path, std::ios::trunc);
   file << text << std::flush;
   check(file.good(), "cannot write ", path, "; is the run folder writable and the disk not full?");
+}
+
+/// For people, and for telling whether two runs must agree bit for bit.
+std::string layout_text(const std::string& config_ini, const ProcessGroups& groups) {
+  const std::string options = changed_from_default(config_ini, "Parallelism");
+  return fmt::format("dp {}{}{}", groups.dp->size(), options.empty() ? "" : ", ", options);
 }
 
 RunSetup checked_setup(const RunConfig& config, const ProcessGroups& groups) {
@@ -59,9 +66,8 @@ Trainer::Trainer(const RunConfig& config, Backend& backend, ProcessGroups& group
                            setup_.config.data.seq_length, groups.pp->rank())),
       bubble_(groups) {
   const TrainingConfig& training = setup_.config.training;
-  const BatchPlan plan =
-      make_batch_plan(setup_.config, *groups.dp, training.train_iters * training.global_batch_size);
-  check_batch_plan(plan);
+  order_samples_ = training.train_iters * training.global_batch_size;
+  check_batch_plan(train_plan(order_samples_));
   schedule_ = make_schedule(setup_.config.parallel.pipeline_schedule,
                             {.stage = groups.pp->rank(),
                              .num_stages = groups.pp->size(),
@@ -70,12 +76,17 @@ Trainer::Trainer(const RunConfig& config, Backend& backend, ProcessGroups& group
   memory_ = memory_needs(stage_, memory_question());
   most_memory_ = groups.world->all_reduce(memory_.total(), ReduceOp::max);
   if (backend.device() == Device::cpu) check_memory(memory_, *groups.world);
-  open_data(plan);
+  open_data();
   allocate();
 }
 
-void Trainer::open_data(BatchPlan plan) {
+BatchPlan Trainer::train_plan(int64_t order_samples) const {
+  return make_batch_plan(setup_.config, *groups_.dp, order_samples);
+}
+
+void Trainer::open_data() {
   const RunConfig& config = setup_.config;
+  BatchPlan plan = train_plan(order_samples_);
   loader_ = make_batch_loader(config.data, DataSplit::train, plan, setup_.vocabulary);
   plan.num_samples = config.training.eval_iters * config.training.global_batch_size;
   if (config.training.eval_interval > 0 && has_data(config.data, DataSplit::valid))
@@ -93,6 +104,7 @@ MemoryQuestion Trainer::memory_question() const {
           .parallel = setup_.config.parallel,
           .shape = {setup_.config.data.seq_length, setup_.config.training.micro_batch_size},
           .dtype = compute_dtype(setup_.config.training.precision),
+          .saves = setup_.config.checkpoint.save_interval > 0,
           .slots = slots_of(schedule_, stage_.num_chunks())};
 }
 
@@ -173,11 +185,11 @@ void Trainer::open_logs(const std::string& config_ini) {
   set_aside(weights_path(training.run_dir));
   write_text(training.run_dir + "/config.ini", config_ini);
   const std::string metrics = training.run_dir + "/metrics.jsonl";
-  set_aside(metrics);
+  if (!resumed_) set_aside(metrics);
   const std::string tensorboard = training.tensorboard_dir.empty()
                                       ? training.run_dir + "/tensorboard"
                                       : training.tensorboard_dir;
-  set_aside(tensorboard);
+  if (!resumed_) set_aside(tensorboard);
   log_ = std::make_unique<MetricsLog>(RunFacts{.train_iters = training.train_iters,
                                                .global_batch_size = training.global_batch_size,
                                                .log_interval = training.log_interval,
@@ -188,15 +200,58 @@ void Trainer::open_logs(const std::string& config_ini) {
                                                .log_router = setup_.config.model.num_experts > 0},
                                       MetricsLog::Files{metrics, tensorboard});
   communication_.emplace(groups_);
+  checkpoints_->set_log({.message = [this](const std::string& text) { log_->message(text); },
+                         .record = [this](const std::string& json) { log_->record(json); }});
 }
 
-bool Trainer::step() {
+void Trainer::resume(const std::string& config_ini) {
+  checkpoints_ = std::make_unique<RunCheckpoints>(
+      RunCheckpoints::Facts{.config = setup_.config,
+                            .config_ini = config_ini,
+                            .tokenizer_hash = setup_.vocabulary.tokenizer_hash,
+                            .layout = layout_text(config_ini, groups_),
+                            .order_samples = order_samples_},
+      *state_, store_, backend_);
+  const std::optional<ResumePoint> point = checkpoints_->resume();
+  if (point) reorder_data(*point);
+  result_.steps = counters().step;
+  resumed_ = point.has_value();
+}
+
+/// The loader goes on where the checkpoint's did. Its order was made for a number of samples; more
+/// of them are another order, in which some would come again and others never.
+void Trainer::reorder_data(const ResumePoint& point) {
+  const TrainingConfig& training = setup_.config.training;
+  const int64_t left = std::max<int64_t>(0, training.train_iters - counters().step);
+  const int64_t wanted = counters().consumed_samples + left * training.global_batch_size;
+  const auto& allowed = setup_.config.checkpoint.allow_changed_options;
+  check_usage(wanted <= point.order_samples || std::ranges::count(allowed, "train-iters") > 0,
+              "the data order of ", point.checkpoint, " ends after ", point.order_samples,
+              " samples, this run is to consume ", wanted,
+              "; a longer order is another one, in which samples come again or never: give "
+              "--train-iters ",
+              counters().step +
+                  (point.order_samples - counters().consumed_samples) / training.global_batch_size,
+              " at most, or --allow-changed-options train-iters to take a new order from here");
+  const int64_t order = std::max(wanted, point.order_samples);
+  if (order != order_samples_) {
+    order_samples_ = order;
+    loader_ = make_batch_loader(setup_.config.data, DataSplit::train, train_plan(order),
+                                setup_.vocabulary);
+  }
+  checkpoints_->set_order_samples(order, point.order_samples);
+  loader_->seek(counters().consumed_samples);
+}
+
+void Trainer::step() {
   const auto begin = std::chrono::steady_clock::now();
   bubble_.begin_step();
   if (communication_) communication_->take();  // what an evaluation moved is not the step's
-  last_metrics_ = train_step(*state_, loader_->next());
+  const GlobalBatch& batch = loader_->next();
+  last_metrics_ = train_step(*state_, batch);
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  slowest_step_ = std::max(slowest_step_, seconds);
   bubble_.end_step(seconds);
   if (log_ != nullptr) log_->step(state_->counters, last_metrics_, seconds, communication_->take());
   stop_if_diverged(*state_, last_metrics_);
@@ -204,16 +259,31 @@ bool Trainer::step() {
     replica_check_->run();
   if (!last_metrics_.skipped) result_.final_loss = last_metrics_.loss;
   result_.steps = state_->counters.step;
-  // A signal may reach one rank only, or ranks at different steps: all must stop at the same one.
-  const int64_t stop = stop_requested().load() ? 1 : 0;
-  return groups_.world->all_reduce(stop, ReduceOp::max) == 0;
+  checkpoints_->after_step(batch, last_metrics_);
+}
+
+/// A signal may reach one rank only, or ranks at different steps, and clocks differ: all must stop
+/// at the same step.
+StopReason Trainer::agreed_stop() {
+  StopReason reason = stop_requested().load() ? StopReason::signal : StopReason::none;
+  const double limit = setup_.config.checkpoint.exit_duration_in_mins * 60;
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - began_;
+  // One more step and the last save must still fit.
+  if (reason == StopReason::none && limit > 0 &&
+      elapsed.count() + slowest_step_ + checkpoints_->seconds_to_save() >= limit)
+    reason = StopReason::duration;
+  return static_cast<StopReason>(
+      groups_.world->all_reduce(static_cast<int64_t>(reason), ReduceOp::max));
 }
 
 void Trainer::evaluate() {
   if (validation_set_ == nullptr) return;
-  const ValidationMetrics metrics = validation_set_->evaluate(stage_, groups_);
-  result_.validation_loss = metrics.loss;
-  if (log_ != nullptr) log_->validation(state_->counters, metrics);
+  // A signal ends an evaluation too: there may be little time left.
+  const auto stop = [this] { return agreed_stop() != StopReason::none; };
+  const std::optional<ValidationMetrics> metrics = validation_set_->evaluate(stage_, groups_, stop);
+  if (!metrics) return;
+  result_.validation_loss = metrics->loss;
+  if (log_ != nullptr) log_->validation(state_->counters, *metrics);
 }
 
 void Trainer::log_bubble() {
@@ -233,25 +303,33 @@ void Trainer::write_weights(const std::string& config_ini) {
   if (log_ != nullptr) log_->message("weights written to " + path);
 }
 
+void Trainer::say_why_stopped() const {
+  if (log_ == nullptr || result_.stopped == StopReason::none) return;
+  const char* reason = result_.stopped == StopReason::signal
+                           ? "by a signal"
+                           : "because --exit-duration-in-mins is nearly over,";
+  log_->message(fmt::format("stopped {} after step {} of {}; saving", reason, counters().step,
+                            setup_.config.training.train_iters));
+}
+
 TrainingResult Trainer::run(const std::string& config_ini) {
+  resume(config_ini);
   open_logs(config_ini);
   const TrainingConfig& training = setup_.config.training;
-  bool going_on = true;
   int64_t evaluated_step = -1;
-  while (going_on && counters().step < training.train_iters) {
-    going_on = step();
-    if (!going_on || training.eval_interval <= 0) continue;
-    if (counters().step % training.eval_interval != 0) continue;
+  while (counters().step < training.train_iters) {
+    result_.stopped = agreed_stop();
+    if (result_.stopped != StopReason::none) break;
+    step();
+    if (training.eval_interval <= 0 || counters().step % training.eval_interval != 0) continue;
     evaluate();
     evaluated_step = counters().step;
   }
-  const bool stopped = counters().step < training.train_iters;
-  if (stopped && log_ != nullptr)
-    log_->message(fmt::format("stopped by a signal after step {} of {}; writing the weights",
-                              counters().step, training.train_iters));
+  say_why_stopped();
   log_bubble();
+  checkpoints_->save_last();
   // A stopped run has little time left, so it does not evaluate.
-  if (!stopped && evaluated_step != counters().step) evaluate();
+  if (result_.stopped == StopReason::none && evaluated_step != counters().step) evaluate();
   write_weights(config_ini);
   return result_;
 }

@@ -9,6 +9,7 @@
 #include "core/train/memory_needs.h"
 #include "core/train/metrics_log.h"
 #include "core/train/pipeline_report.h"
+#include "core/train/run_checkpoints.h"
 #include "core/train/run_setup.h"
 #include "core/train/run_training.h"
 #include "core/train/train_step.h"
@@ -26,11 +27,12 @@ class Trainer {
 
   /// What will run, for people.
   std::string describe(const DeviceMesh& mesh) const;
-  /// Trains to the end or until a stop is requested, then writes the weights.
+  /// Goes on from a checkpoint if there is one, trains to the end or until a stop is requested,
+  /// saves and writes the weights.
   TrainingResult run(const std::string& config_ini);
 
-  /// One step with its log entries; false when the run is to end after it.
-  bool step();
+  /// One step with its log entries and checkpoints.
+  void step();
   StepMetrics last_metrics() const { return last_metrics_; }
   const TrainCounters& counters() const { return state_->counters; }
   const ParameterStore& parameters() const { return store_; }
@@ -39,9 +41,14 @@ class Trainer {
   int64_t num_micro_batches() const;
   MemoryQuestion memory_question() const;
   PipelineQuestion pipeline_question() const;
-  void open_data(BatchPlan plan);
+  BatchPlan train_plan(int64_t order_samples) const;
+  void open_data();
   void allocate();
+  void resume(const std::string& config_ini);
+  void reorder_data(const ResumePoint& point);
   void open_logs(const std::string& config_ini);
+  StopReason agreed_stop();
+  void say_why_stopped() const;
   void evaluate();
   void log_bubble();
   void write_weights(const std::string& config_ini);
@@ -61,13 +68,18 @@ class Trainer {
   std::unique_ptr<ValidationSet> validation_set_;  // absent without validation data
   std::optional<TrainState> state_;
   std::unique_ptr<ReplicaCheck> replica_check_;  // absent without an interval
+  std::unique_ptr<RunCheckpoints> checkpoints_;
+  bool resumed_ = false;
+  int64_t order_samples_ = 0;  // that the data order is made for
   double peak_flops_ = 0;
   std::unique_ptr<MetricsLog> log_;                // rank 0 only
   std::optional<CommunicationLog> communication_;  // with log_
   BubbleMeter bubble_;
+  std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
+  double slowest_step_ = 0;  // seconds
   StepMetrics last_metrics_;
   TrainingResult result_{std::numeric_limits<double>::quiet_NaN(),
-                         std::numeric_limits<double>::quiet_NaN(), 0};
+                         std::numeric_limits<double>::quiet_NaN(), 0, StopReason::none};
 };
 
 }  // namespace phalanx

@@ -80,11 +80,14 @@ LossSums ValidationSet::evaluate_batch(PhdStage& stage, const GlobalBatch& batch
   return stage.evaluate(partial);
 }
 
-ValidationMetrics ValidationSet::evaluate(PhdStage& stage, const ProcessGroups& groups) {
+std::optional<ValidationMetrics> ValidationSet::evaluate(PhdStage& stage,
+                                                         const ProcessGroups& groups,
+                                                         const std::function<bool()>& stop) {
   loader_->seek(0);
   LossSums sums;
   int64_t tokens = 0;
   for (int64_t n = 0; n < plan_.num_samples; n += plan_.global_batch_size) {
+    if (stop()) return std::nullopt;
     const LossSums part = evaluate_batch(stage, loader_->next(), tokens);
     sums.cross_entropy += part.cross_entropy;
     sums.z += part.z;

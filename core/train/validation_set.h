@@ -1,7 +1,9 @@
 // Held-out samples and the mean loss over them: the same number for any number of ranks.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
 
 #include "core/model/phd_stage.h"
 #include "data/batch_loader.h"
@@ -29,8 +31,10 @@ class ValidationSet {
   static bool has_end(const DataConfig& config);
 
   int64_t num_samples() const { return num_samples_; }
-  /// Collective over `group`, the data-parallel ranks.
-  ValidationMetrics evaluate(PhdStage& stage, const ProcessGroups& groups);
+  /// Collective over the world. `stop` is asked before every batch, on all ranks alike; if it says
+  /// yes there is no result.
+  std::optional<ValidationMetrics> evaluate(PhdStage& stage, const ProcessGroups& groups,
+                                            const std::function<bool()>& stop);
 
  private:
   LossSums evaluate_batch(PhdStage& stage, const GlobalBatch& batch, int64_t& tokens);

@@ -4,6 +4,9 @@
 #include <gmock/gmock.h>
 #include <hdf5.h>
 
+#include <cmath>
+#include <thread>
+
 #include "tests/data/data_helpers.h"
 
 namespace phalanx {
@@ -154,6 +157,92 @@ TEST(Hdf5File, ErrorsNameFileAndObject) {
               testing::AllOf(HasSubstr("v.h5"), HasSubstr("cannot create the dataset w")));
   EXPECT_THAT(message_of([&] { file.shape("x"); }), HasSubstr("no dataset x"));
   EXPECT_THROW(Hdf5File::open(folder / "w.h5").publish(), Error);
+}
+
+TEST(Hdf5File, ReservedDatasetsAreFilledByPosition) {
+  const TemporaryFolder folder;
+  std::vector<float> values = {1, 2, 3, 4, 5, 6};
+  int64_t place = 0;
+  {
+    Hdf5File file = Hdf5File::create(folder / "w.h5");
+    file.reserve_dataset("g/w", {3, 2}, DType::f32);
+    file.reserve_dataset("empty", {0}, DType::f32);
+    file.set_attribute("g/w", "offset", std::vector<int64_t>{7, int64_t{1} << 40});
+    place = file.dataset_place("g/w");
+    EXPECT_THAT(message_of([&] { file.dataset_place("empty"); }), HasSubstr("empty has no place"));
+    EXPECT_THAT(message_of([&] { file.dataset_place("x"); }), HasSubstr("no dataset x"));
+    file.publish();
+  }
+  PositionalFile(folder / "w.h5", PositionalFile::Access::write).write(place, values.data(), 24);
+  const Hdf5File file = Hdf5File::open(folder / "w.h5");
+  EXPECT_EQ(file.dataset_place("g/w"), place);
+  std::vector<float> found(6);
+  file.read("g/w", cpu_tensor(found.data(), {3, 2}));
+  EXPECT_EQ(found, values);
+  EXPECT_TRUE(file.has_attribute("g/w", "offset"));
+}
+
+TEST(Hdf5File, VirtualDatasetsJoinOtherFiles) {
+  const TemporaryFolder folder;
+  std::vector<double> values = {0, 1, 2, 3, 4, 5, 6, 7};
+  for (const int64_t half : {0, 1}) {
+    Hdf5File file = Hdf5File::create(folder / std::to_string(half));
+    file.create_dataset("w", {4}, DType::f64);
+    file.write("w", cpu_tensor(values.data() + 4 * half, {4}));
+    file.create_dataset("m", {2, 2}, DType::f64);
+    file.write("m", cpu_tensor(values.data() + 4 * half, {2, 2}));
+    file.publish();
+  }
+  {
+    Hdf5File file = Hdf5File::create(folder / "all");
+    const std::vector<VirtualBlock> vectors{{"0", "w", {4}, {0}}, {"1", "w", {4}, {4}}};
+    file.create_virtual_dataset("g/w", {8}, DType::f64, vectors);
+    // One corner is in no file, one in a file that is not there.
+    const std::vector<VirtualBlock> corners{
+        {"0", "m", {2, 2}, {0, 2}}, {"1", "m", {2, 2}, {2, 0}}, {"2", "m", {2, 2}, {2, 2}}};
+    file.create_virtual_dataset("m", {4, 4}, DType::f64, corners);
+    EXPECT_THAT(message_of([&] { file.create_virtual_dataset("x", {7}, DType::f64, vectors); }),
+                HasSubstr("x is [7]; a block [4] at [4, 0] does not fit"));
+    EXPECT_THROW(file.create_virtual_dataset("x", {8, 1}, DType::f64, vectors), Error);
+    const std::vector<VirtualBlock> pattern{{"%b", "w", {4}, {0}}};
+    EXPECT_THAT(message_of([&] { file.create_virtual_dataset("x", {8}, DType::f64, pattern); }),
+                HasSubstr("'%'"));
+    EXPECT_THAT(message_of([&] { file.create_virtual_dataset("x", {8}, DType::i64, vectors); }),
+                HasSubstr("NaN"));
+    file.publish();
+  }
+  const Hdf5File file = Hdf5File::open(folder / "all");
+  EXPECT_EQ(file.dtype("g/w"), DType::f64);
+  std::vector<double> found(16);
+  file.read("g/w", cpu_tensor(found.data(), {8}));
+  EXPECT_EQ(std::vector<double>(found.begin(), found.begin() + 8), values);
+  file.read("m", cpu_tensor(found.data(), {4, 4}));
+  const double nan = std::nan("");
+  EXPECT_THAT(found, testing::Pointwise(testing::NanSensitiveDoubleEq(),
+                                        {nan, nan, 0., 1., nan, nan, 2., 3.,  //
+                                         4., 5., nan, nan, 6., 7., nan, nan}));
+  EXPECT_THAT(message_of([&] { file.dataset_place("m"); }), HasSubstr("m has no place"));
+}
+
+TEST(Hdf5File, ThreadsUseFilesOfTheirOwn) {
+  const TemporaryFolder folder;
+  const auto work = [&](int thread) {
+    for (int round = 0; round < 20; ++round) {
+      std::vector<int64_t> values = {thread, round};
+      const std::string path = folder / fmt::format("{}.{}", thread, round);
+      Hdf5File file = Hdf5File::create(path);
+      file.create_dataset("a/w", {2}, DType::i64);
+      file.write("a/w", cpu_tensor(values.data(), {2}));
+      file.publish();
+      std::vector<int64_t> found(2);
+      const Hdf5File again = Hdf5File::open(path);
+      again.read("a/w", cpu_tensor(found.data(), {2}));
+      ASSERT_EQ(found, values);
+      ASSERT_THAT(message_of([&] { again.shape("x"); }), HasSubstr("no dataset x"));
+    }
+  };
+  std::vector<std::jthread> threads;
+  for (int t = 0; t < 4; ++t) threads.emplace_back(work, t);
 }
 
 }  // namespace

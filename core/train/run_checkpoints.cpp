@@ -1,0 +1,362 @@
+// From which checkpoint a run goes on, when it saves, and its certificates.
+#include "core/train/run_checkpoints.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "core/checkpoint/agreement.h"
+#include "core/checkpoint/fault_hook.h"
+#include "core/train/code_version.h"
+#include "core/train/config_changes.h"
+#include "core/train/run_setup.h"
+#include "kernels/base/log.h"
+
+namespace phalanx {
+namespace {
+
+using std::chrono::steady_clock;
+
+constexpr double kMebibyte = 1024.0 * 1024.0;
+// Between looks at whether a later start has claimed the folder.
+constexpr auto kFencePause = std::chrono::seconds(5);
+// Of a disk nothing is known about yet, in bytes per second.
+constexpr double kSlowDisk = 100e6;
+
+std::chrono::milliseconds report_after(const CheckpointConfig& config) {
+  return std::chrono::seconds(config.save_report_seconds);
+}
+
+/// Checkpoints in what --load-checkpoint may name: one of them, a save folder, a run folder.
+std::vector<SaveEntry> find_checkpoints(const std::string& path) {
+  if (file_exists(path + "/manifest.json")) {
+    const Manifest manifest = read_manifest(path);
+    return {{manifest.counters.step, path}};
+  }
+  const std::vector<SaveEntry> list = list_checkpoints(path);
+  return list.empty() ? list_checkpoints(path + "/checkpoints") : list;
+}
+
+/// A save folder without complete checkpoints that once had some, or was to have.
+bool lost_its_checkpoints(const std::string& save) {
+  if (!std::filesystem::is_directory(save)) return false;
+  if (file_exists(save + "/latest_checkpointed_iteration.txt")) return true;
+  for (const auto& entry : std::filesystem::directory_iterator(save))
+    if (entry.path().filename().string().find(".damaged") != std::string::npos) return true;
+  return false;
+}
+
+}  // namespace
+
+std::string save_folder(const RunConfig& config) {
+  const std::string& save = config.checkpoint.save;
+  return save.empty() ? config.training.run_dir + "/checkpoints" : save;
+}
+
+RunCheckpoints::RunCheckpoints(Facts facts, TrainState& state, const ParameterStore& store,
+                               Backend& backend)
+    : facts_(std::move(facts)),
+      state_(state),
+      target_{store, state.optimizer, state.gradients, backend, *state.groups.world},
+      watchdog_(fmt::format("rank {}", state.groups.world->rank()),
+                report_after(facts_.config.checkpoint),
+                [](const std::string& text) { log_info("{}", text); }),
+      fence_checked_(steady_clock::now()) {
+  const CheckpointConfig& config = facts_.config.checkpoint;
+  if (config.save_interval == 0) return;
+  if (is_first()) folder_ = std::make_unique<SaveFolder>(save_folder(facts_.config));
+  saver_ = std::make_unique<CheckpointSaver>(
+      SaveSource{store, state.optimizer.shards(), backend, *state.groups.world},
+      SaveOptions{.config_ini = facts_.config_ini,
+                  .tokenizer_hash = facts_.tokenizer_hash,
+                  .code_version = code_version(),
+                  .layout = facts_.layout,
+                  .order_samples = facts_.order_samples,
+                  .retention = {config.save_keep_last, config.save_retain_interval},
+                  .report_after = report_after(config)},
+      folder_.get());
+}
+
+void RunCheckpoints::say(const std::string& text) const {
+  if (!is_first()) return;
+  if (log_.message)
+    log_.message(text);
+  else
+    log_info("{}", text);
+}
+
+// On rank 0.
+std::vector<std::string> RunCheckpoints::candidates() const {
+  const CheckpointConfig& config = facts_.config.checkpoint;
+  const std::string save = save_folder(facts_.config);
+  std::vector<SaveEntry> list =
+      config.save_interval == 0 ? std::vector<SaveEntry>{} : list_checkpoints(save);
+  check_usage(config.resume != ResumeMode::never || list.empty(), save,
+              " holds checkpoints of an earlier run (the newest is of iteration ",
+              list.empty() ? 0 : list.front().iteration,
+              "); give another --run-dir or --save, or --resume auto to go on with it");
+  check_usage(!list.empty() || config.save_interval == 0 || !lost_its_checkpoints(save), save,
+              " held checkpoints once, and none of them is complete now: refusing to start from "
+              "scratch. Restore one, name one by --load-checkpoint, or give another --save");
+  if (list.empty() && !config.load_checkpoint.empty()) {
+    list = find_checkpoints(config.load_checkpoint);
+    check_usage(!list.empty(), "--load-checkpoint ", config.load_checkpoint,
+                " holds no complete checkpoint; name a run folder, its checkpoints folder or one "
+                "iter_ folder");
+  }
+  if (config.ckpt_step >= 0)
+    std::erase_if(list,
+                  [&](const SaveEntry& entry) { return entry.iteration != config.ckpt_step; });
+  check_usage(config.ckpt_step < 0 || !list.empty(), "--ckpt-step ", config.ckpt_step,
+              ": there is no complete checkpoint of that iteration");
+  check_usage(config.resume != ResumeMode::required || !list.empty(),
+              "--resume required: there is no checkpoint in ", save);
+  std::vector<std::string> paths;
+  for (const SaveEntry& entry : list) paths.push_back(entry.path);
+  return paths;
+}
+
+std::vector<std::string> RunCheckpoints::agreed_candidates() {
+  std::string lines;
+  if (is_first())
+    for (const std::string& path : candidates()) lines += path + '\n';
+  lines = broadcast_text(target_.world, lines);
+  std::vector<std::string> paths;
+  for (size_t begin = 0; begin < lines.size();) {
+    const size_t end = lines.find('\n', begin);
+    paths.push_back(lines.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return paths;
+}
+
+std::optional<ResumePoint> RunCheckpoints::resume() {
+  const CheckpointConfig& config = facts_.config.checkpoint;
+  const std::vector<std::string> paths = agreed_candidates();
+  if (paths.empty()) {
+    if (config.save_interval > 0)
+      say(fmt::format("no checkpoint in {}: starting from scratch", save_folder(facts_.config)));
+    return std::nullopt;
+  }
+  std::string damages;
+  for (const std::string& path : paths) {
+    try {
+      return load(path);
+    } catch (const CheckpointDamage& damage) {
+      damages += fmt::format("\n  {}", damage.what());
+      say(fmt::format("CHECKPOINT DAMAGED, trying the one before: {}", damage.what()));
+      set_aside(path);
+    }
+  }
+  throw CheckpointDamage(
+      fmt::format("none of {} checkpoint(s) is good; refusing to start from "
+                  "scratch:{}",
+                  paths.size(), damages));
+}
+
+void RunCheckpoints::set_aside(const std::string& path) {
+  const auto slash = path.rfind('/');
+  if (folder_ == nullptr || path.substr(0, slash) != folder_->path()) return;
+  int64_t iteration = 0;
+  for (const SaveEntry& entry : list_checkpoints(folder_->path()))
+    if (entry.path == path) iteration = entry.iteration;
+  folder_->set_aside_damaged(iteration);
+}
+
+ResumePoint RunCheckpoints::load(const std::string& path) {
+  const CheckpointConfig& config = facts_.config.checkpoint;
+  const Manifest manifest = open_checkpoint(path, target_.world, watchdog_);
+  check_configuration(manifest, path);
+  const LoadReport report =
+      load_checkpoint(path, manifest, target_,
+                      {config.allow_missing_tensors, config.allow_unexpected_tensors}, watchdog_);
+  state_.counters = manifest.counters;
+  say(fmt::format(
+      "resumed from {} (iteration {}, {} samples consumed, written by {} rank(s): {}); "
+      "rank 0 read {:.1f} MiB, all took {:.2f} s",
+      path, manifest.counters.step, manifest.counters.consumed_samples, manifest.world_size,
+      manifest.layout, static_cast<double>(report.bytes_read) / kMebibyte, report.seconds));
+  for (const std::string& name : report.missing)
+    say(name + " is not in the checkpoint: it keeps its starting values");
+  for (const std::string& name : report.unexpected) say(name + " of the checkpoint is left out");
+  saved_step_ = manifest.counters.step;
+  const bool own = folder_ != nullptr && path.starts_with(folder_->path() + "/");
+  if (own) durable_step_ = saved_step_;
+  expect_certificate(path);
+  return {path, manifest.counters, manifest.order_samples};
+}
+
+void RunCheckpoints::check_configuration(const Manifest& manifest, const std::string& path) {
+  check_usage(manifest.tokenizer_hash == facts_.tokenizer_hash, path,
+              " was trained with another tokenizer (hash ", manifest.tokenizer_hash, ", here ",
+              facts_.tokenizer_hash, "); give the tokenizer options of that run");
+  const auto& allowed = facts_.config.checkpoint.allow_changed_options;
+  std::string problems;
+  for (const ConfigChange& change : config_changes(manifest.config_ini, facts_.config_ini)) {
+    const std::string text =
+        fmt::format("{} is '{}', the checkpoint's is '{}'", change.name, change.now, change.before);
+    const bool is_allowed = std::ranges::find(allowed, change.name) != allowed.end();
+    if (change.kind == ConfigChange::Kind::identity && !is_allowed)
+      problems += fmt::format("\n  {} (--allow-changed-options {})", text, change.name);
+    else
+      say("changed: " + text);
+    if (change.kind != ConfigChange::Kind::harmless) numbers_changed_ = true;
+  }
+  check_usage(problems.empty(), path, " is of another model or other data:", problems,
+              "\nGive the options of that run, or allow the changes that are meant");
+}
+
+void RunCheckpoints::expect_certificate(const std::string& checkpoint) {
+  const std::string path = certificate_path(checkpoint);
+  const std::string text =
+      broadcast_text(target_.world, is_first() && file_exists(path) ? read_file(path) : "");
+  if (text.empty()) {
+    say("resume not verified: the run that wrote the checkpoint ended before its next step");
+    certify_ = true;
+    return;
+  }
+  if (numbers_changed_)
+    say("resume not verified: the changed options give other numbers");
+  else
+    expected_ = parse_certificate(text, path);
+}
+
+void RunCheckpoints::set_order_samples(int64_t samples, int64_t before) {
+  if (saver_ != nullptr) saver_->set_order_samples(samples);
+  if (samples == before || !expected_) return;
+  say("resume not verified: the data order is a new one");
+  expected_.reset();
+}
+
+void RunCheckpoints::after_step(const GlobalBatch& batch, const StepMetrics& metrics) {
+  fault_moment("step", target_.world.rank());
+  if (folder_ != nullptr && steady_clock::now() - fence_checked_ > kFencePause) {
+    folder_->check_current();
+    fence_checked_ = steady_clock::now();
+  }
+  certify(batch, metrics);
+  if (saver_ == nullptr) return;
+  if (const auto outcome = saver_->poll()) tell(*outcome);
+  if (state_.counters.step % facts_.config.checkpoint.save_interval == 0) start_save();
+}
+
+std::string RunCheckpoints::setup_text() const {
+  const TrainingConfig& training = facts_.config.training;
+  const int64_t threads =
+      training.threads > 0 ? training.threads : int64_t{std::thread::hardware_concurrency()};
+  return fmt::format("{}; micro-batch {}, {}, {} thread(s), phalanx {}, {}", facts_.layout,
+                     training.micro_batch_size, enum_name(training.precision), threads,
+                     code_version(), processor_name());
+}
+
+void RunCheckpoints::certify(const GlobalBatch& batch, const StepMetrics& metrics) {
+  if (!expected_ && !certify_) return;
+  const ResumeCertificate found{.iteration = state_.counters.step,
+                                .global_batch_size = facts_.config.training.global_batch_size,
+                                .batch_hash = batch_hash(batch, *state_.groups.dp),
+                                .loss = metrics.loss,
+                                .gradient_norm = metrics.gradient_norm,
+                                .setup = setup_text()};
+  if (expected_) {
+    const CertificateCheck result = check_certificate(
+        *expected_, found, certificate_tolerance(facts_.config.model, target_.store.dtype()));
+    check(
+        result.same, "the resumed run is not the one that wrote the checkpoint: ", result.text,
+        ". Nothing was overwritten; delete the checkpoint's next_step.json to go on all the same");
+    say(result.text);
+    expected_.reset();
+  }
+  if (certify_) certificate_ = found;
+  certify_ = false;
+  write_certificate();
+}
+
+void RunCheckpoints::write_certificate() {
+  if (folder_ == nullptr || !certificate_ || durable_step_ != certificate_->iteration - 1) return;
+  try {
+    folder_->check_current();
+    write_file(certificate_path(folder_->path() + "/" + iteration_folder(durable_step_)),
+               certificate_json(*certificate_));
+  } catch (const FencedError&) {
+    throw;
+  } catch (const Error& error) {
+    say(fmt::format("the resume certificate of iteration {} could not be written: {}",
+                    durable_step_, error.what()));
+  }
+  certificate_.reset();
+}
+
+void RunCheckpoints::start_save() {
+  if (const auto outcome = saver_->finish()) tell(*outcome);  // one at a time
+  const int64_t step = state_.counters.step;
+  say(fmt::format("saving checkpoint at iteration {:7d} to {} in phalanx_hdf5 format", step,
+                  save_folder(facts_.config)));
+  const auto begin = steady_clock::now();
+  last_problem_ = saver_->start(state_.counters, state_.optimizer.num_steps());
+  if (!last_problem_.empty()) {
+    tell({.iteration = step, .problem = last_problem_});
+    return;
+  }
+  saved_step_ = step;
+  certify_ = true;
+  const std::chrono::duration<double> seconds = steady_clock::now() - begin;
+  say(fmt::format("snapshot taken of iteration {:7d} in {:.1f} ms: {:.1f} MiB of rank 0", step,
+                  seconds.count() * 1e3,
+                  static_cast<double>(saver_->snapshot_bytes()) / kMebibyte));
+  if (facts_.config.checkpoint.async_save) return;
+  if (const auto outcome = saver_->finish()) tell(*outcome);
+}
+
+void RunCheckpoints::tell(const SaveOutcome& outcome) {
+  last_problem_ = outcome.problem;
+  slowest_save_ = std::max(slowest_save_, outcome.durable_seconds);
+  if (log_.record)
+    log_.record(nlohmann::ordered_json{{"event", "checkpoint"},
+                                       {"iteration", outcome.iteration},
+                                       {"durable", outcome.problem.empty()},
+                                       {"problem", outcome.problem},
+                                       {"bytes", outcome.bytes},
+                                       {"stall_seconds", outcome.stall_seconds},
+                                       {"durable_seconds", outcome.durable_seconds}}
+                    .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  if (!outcome.problem.empty()) {
+    saved_step_ = -1;
+    say(fmt::format("CHECKPOINT NOT SAVED at iteration {}: {}. Training goes on; {}",
+                    outcome.iteration, outcome.problem,
+                    durable_step_ < 0
+                        ? "there is no earlier one"
+                        : fmt::format("the newest good one is of iteration {}", durable_step_)));
+    return;
+  }
+  durable_step_ = outcome.iteration;
+  say(fmt::format("successfully saved checkpoint from iteration {:7d} to {}/{}", outcome.iteration,
+                  save_folder(facts_.config), iteration_folder(outcome.iteration)));
+  say(
+      fmt::format("durable: {:.1f} MiB in {:.3f} s ({:.2f} GB/s), training stood still for {:.1f} "
+                  "ms; slowest writer: rank {}, {:.1f} MiB in {:.3f} s",
+                  static_cast<double>(outcome.bytes) / kMebibyte, outcome.durable_seconds,
+                  static_cast<double>(outcome.bytes) / outcome.durable_seconds / 1e9,
+                  outcome.stall_seconds * 1e3, outcome.slowest_rank,
+                  static_cast<double>(outcome.slowest_bytes) / kMebibyte, outcome.slowest_seconds));
+  for (const int64_t iteration : outcome.retired)
+    say(fmt::format("deleted the checkpoint of iteration {}", iteration));
+  write_certificate();
+}
+
+void RunCheckpoints::save_last() {
+  if (saver_ == nullptr) return;
+  if (const auto outcome = saver_->finish()) tell(*outcome);
+  if (saved_step_ == state_.counters.step || state_.counters.step == 0) return;
+  start_save();
+  if (const auto outcome = saver_->finish()) tell(*outcome);
+  check(last_problem_.empty(), "the last checkpoint could not be saved: ", last_problem_);
+}
+
+double RunCheckpoints::seconds_to_save() const {
+  if (saver_ == nullptr) return 0;
+  if (slowest_save_ > 0) return 2 * slowest_save_;
+  return static_cast<double>(saver_->snapshot_bytes()) / kSlowDisk;
+}
+
+}  // namespace phalanx

@@ -1,0 +1,16 @@
+// Exit codes of the program, for scripts that decide whether to start it again.
+#pragma once
+
+namespace phalanx {
+
+inline constexpr int kExitDone = 0;
+inline constexpr int kExitFailed = 1;         // an error while running: may go well another time
+inline constexpr int kExitUsage = 2;          // wrong options or input: will not go well again
+inline constexpr int kExitLayoutDiffers = 3;  // --verify-layout found a difference
+/// Stopped before the last step, by a signal or --exit-duration-in-mins, with a durable checkpoint:
+/// start it again to go on. EX_TEMPFAIL of sysexits.h.
+inline constexpr int kExitStopped = 75;
+/// A later start of the same job owns the save folder: do not start this one again.
+inline constexpr int kExitFenced = 76;
+
+}  // namespace phalanx
