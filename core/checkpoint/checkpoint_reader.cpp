@@ -52,7 +52,7 @@ Tensor matrix_over(void* data, const BlockRange& range, DType dtype) {
 }
 
 CheckpointReader::CheckpointReader(std::string folder)
-    : folder_(std::move(folder)), manifest_(read_manifest(folder_)) {
+    : folder_(std::move(folder)), manifest_(read_checkpoint_manifest(folder_)) {
   for (const SavedShard& shard : manifest_.shards)
     for (const SavedBlock& block : shard.blocks)
       sources_[block.tensor].push_back({.shard = &shard, .block = &block});

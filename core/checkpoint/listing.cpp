@@ -75,7 +75,7 @@ CheckpointSummary summarise_checkpoint(const std::string& folder) {
   }
   summary.has_certificate = file_exists(folder + "/next_step.json");
   try {
-    summary.manifest = read_manifest(folder);
+    summary.manifest = read_checkpoint_manifest(folder);
     const auto check_size = [&](const std::string& name, int64_t expected) {
       const std::string file = folder + "/" + name;
       check_intact(file_exists(file), name, " is missing");

@@ -22,7 +22,7 @@ constexpr int64_t kTaskBytes = int64_t{64} << 20;
 /// Reads the manifest, noting what is wrong. A damaged COMMITTED alone does not hide the rest.
 std::optional<Manifest> read_noting_damage(const std::string& folder, VerifyReport& report) {
   try {
-    return read_manifest(folder);
+    return read_checkpoint_manifest(folder);
   } catch (const Error& error) {
     report.damages.emplace_back(error.what());
   }

@@ -99,7 +99,7 @@ Manifest write_fixture(const std::string& folder, const FixtureCheckpoint& fixtu
 }
 
 std::vector<double> read_fixture(const std::string& folder, const std::string& tensor, int part) {
-  const Manifest manifest = read_manifest(folder);
+  const Manifest manifest = read_checkpoint_manifest(folder);
   const auto [rows, columns] = matrix_size(manifest.find(tensor)->shape);
   const int64_t element = dtype_bytes(manifest.dtype);
   std::vector<double> values(static_cast<size_t>(rows * columns));

@@ -46,7 +46,7 @@ std::vector<std::string> damages(const std::string& path) {
 }
 
 void expect_equal_tensors(const std::string& first, const std::string& second) {
-  for (const SavedTensor& tensor : read_manifest(first).tensors)
+  for (const SavedTensor& tensor : read_checkpoint_manifest(first).tensors)
     for (int part = 0; part < kNumParts; ++part)
       EXPECT_EQ(read_fixture(first, tensor.name, part), read_fixture(second, tensor.name, part))
           << tensor.name;
@@ -54,7 +54,7 @@ void expect_equal_tensors(const std::string& first, const std::string& second) {
 
 /// Spoils one element of the first block of a checkpoint.
 void spoil(const std::string& path) {
-  const SavedShard shard = read_manifest(path).shards.front();
+  const SavedShard shard = read_checkpoint_manifest(path).shards.front();
   flip_bit(path + "/" + shard.file, shard.blocks.front().place[0], 2);
 }
 
@@ -205,7 +205,7 @@ TEST(Reshard, ToOneToThreeToTwoIsBitEqual) {
       EXPECT_THAT(damages(folder / after), IsEmpty());
       EXPECT_THAT(verify_checkpoint(folder / after, {}).notes, IsEmpty());
       expect_equal_tensors(folder / name, folder / after);
-      EXPECT_THAT(read_manifest(folder / after).shards, SizeIs(num_shards));
+      EXPECT_THAT(read_checkpoint_manifest(folder / after).shards, SizeIs(num_shards));
       EXPECT_EQ(read_file(folder / after + "/next_step.json"), "{\"loss\": 1}");
       before = after;
     }
@@ -216,7 +216,7 @@ TEST(Reshard, KeepsEverythingElseAndBalancesTheBytes) {
   const TemporaryFolder folder;
   const Manifest old = write_fixture(folder / "old", {.row_cuts = 5, .num_shards = 2});
   reshard_checkpoint(folder / "old", folder / "iter_0000100", 4);
-  Manifest made = read_manifest(folder / "iter_0000100");
+  Manifest made = read_checkpoint_manifest(folder / "iter_0000100");
   constexpr int64_t kLargestRow = 1024;
   const int64_t share = old.data_bytes() / 4 / (kNumParts * 4);
   for (const SavedShard& shard : made.shards) {
