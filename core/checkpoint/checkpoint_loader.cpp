@@ -223,7 +223,7 @@ Manifest open_checkpoint(const std::string& folder, ProcessGroup& world, IoWatch
   agree_intact(world, damage_of([&] {
                  if (!first) return;
                  const IoWatchdog::Watch watch(watchdog, "reading", folder + "/manifest.json");
-                 read_manifest(folder);
+                 read_checkpoint_manifest(folder);
                  text = read_file(folder + "/manifest.json");
                }));
   Manifest manifest = parse_manifest(broadcast_text(world, text), folder + "/manifest.json");

@@ -315,7 +315,7 @@ std::string committed_text(int64_t iteration, const std::string& manifest_text) 
                      XXH3_64bits(manifest_text.data(), manifest_text.size()));
 }
 
-Manifest read_manifest(const std::string& folder) {
+Manifest read_checkpoint_manifest(const std::string& folder) {
   const std::string path = folder + "/manifest.json";
   for (const std::string& file : {folder + "/COMMITTED", path})
     check_intact(file_exists(file), file, " is missing; the checkpoint is not complete");

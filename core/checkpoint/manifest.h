@@ -99,6 +99,6 @@ std::string committed_text(int64_t iteration, const std::string& manifest_text);
 
 /// Reads FOLDER/COMMITTED and FOLDER/manifest.json. Throws CheckpointDamage if either is missing or
 /// they do not fit together.
-Manifest read_manifest(const std::string& folder);
+Manifest read_checkpoint_manifest(const std::string& folder);
 
 }  // namespace phalanx
