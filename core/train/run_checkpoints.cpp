@@ -31,7 +31,7 @@ std::chrono::milliseconds report_after(const CheckpointConfig& config) {
 /// Checkpoints in what --load-checkpoint may name: one of them, a save folder, a run folder.
 std::vector<SaveEntry> find_checkpoints(const std::string& path) {
   if (file_exists(path + "/manifest.json")) {
-    const Manifest manifest = read_manifest(path);
+    const Manifest manifest = read_checkpoint_manifest(path);
     return {{manifest.counters.step, path}};
   }
   const std::vector<SaveEntry> list = list_checkpoints(path);

@@ -55,7 +55,7 @@ class CheckpointCommand : public testing::Test {
     write_file(save_ + "/latest_checkpointed_iteration.txt", "200\n");
   }
   void spoil(const std::string& path) const {
-    const SavedShard shard = read_manifest(path).shards.front();
+    const SavedShard shard = read_checkpoint_manifest(path).shards.front();
     flip_bit(path + "/" + shard.file, shard.blocks.front().place[0], 0);
   }
 
