@@ -114,7 +114,7 @@ TEST(IoWatchdog, EndsAtOnceAndSleepsMeanwhile) {
   const std::clock_t work = std::clock();
   {
     IoWatchdog watchdog("rank 0", std::chrono::hours(1), [](const std::string&) {});
-    { const IoWatchdog::Watch watch(watchdog, "writing", "file"); }
+    const IoWatchdog::Watch watch(watchdog, "writing", "file");
     std::this_thread::sleep_for(milliseconds(200));
   }
   EXPECT_LT(Clock::now() - begin, std::chrono::seconds(10));
