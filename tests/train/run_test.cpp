@@ -178,7 +178,7 @@ TEST(RunGeneration, AnEmptyPromptStartsADocument) {
   EXPECT_NO_THROW(generate({.max_new_tokens = 2}));
 }
 
-TEST(RunTraining, AStopWritesTheWeightsOfTheStep) {
+TEST(RunTraining, AStopBeforeTheFirstStepTakesNone) {
   RunConfig config = tiny_run();
   config.training.run_dir = fresh_folder("stopped");
   ProcessGroups groups = make_single_process_groups();
@@ -187,7 +187,8 @@ TEST(RunTraining, AStopWritesTheWeightsOfTheStep) {
   stop_requested() = true;
   const TrainingResult result = run_training(config, "", backend, groups, mesh);
   stop_requested() = false;
-  EXPECT_EQ(result.steps, 1);
+  EXPECT_EQ(result.steps, 0);
+  EXPECT_EQ(result.stopped, StopReason::signal);
   EXPECT_TRUE(std::isnan(result.validation_loss));
   EXPECT_TRUE(std::filesystem::exists(config.training.run_dir + "/weights.h5"));
 }
