@@ -121,6 +121,7 @@ std::string CheckpointSaver::start(const TrainCounters& counters, int64_t num_up
     shard_seconds_ = seconds_since(begin);
   });
   outcome_.stall_seconds = seconds_since(began_);
+  outcome_.snapshot_seconds = outcome_.stall_seconds;
   return {};
 }
 
@@ -232,6 +233,7 @@ SaveOutcome CheckpointSaver::outcome(const std::string& problem) {
   phase_ = Phase::idle;
   outcome_.problem = problem;
   if (folder_ != nullptr && !problem.empty()) folder_->abandon(outcome_.iteration);
+  outcome_.snapshot_seconds = source_.world.all_reduce(outcome_.snapshot_seconds, ReduceOp::max);
   outcome_.stall_seconds = source_.world.all_reduce(outcome_.stall_seconds, ReduceOp::max);
   outcome_.durable_seconds = source_.world.all_reduce(outcome_.durable_seconds, ReduceOp::max);
   return outcome_;
