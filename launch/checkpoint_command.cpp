@@ -120,8 +120,7 @@ int run_diff(const Paths& paths, const CheckpointOptions& options) {
     difference =
         compare_checkpoints(first, second, static_cast<int>(options.threads), line.callback());
   }
-  const auto changed =
-      option_differences(first.manifest().config_ini, second.manifest().config_ini);
+  const auto changed = option_differences(first.manifest(), second.manifest());
   print("a: " + first.folder() + "\nb: " + second.folder() + "\n");
   print(difference_text(difference, changed,
                         origin_differences(first.manifest(), second.manifest())));

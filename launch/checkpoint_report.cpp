@@ -3,11 +3,9 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <map>
 
 #include "core/checkpoint/save_folder.h"
-#include "core/config.h"
-#include "launch/option_sources.h"
+#include "core/train/config_changes.h"
 
 namespace phalanx {
 namespace {
@@ -58,14 +56,16 @@ std::string incomplete_text(const std::string& folder) {
       damaged ? "set aside as damaged" : "incomplete: being made or deleted, or left");
 }
 
-std::map<std::string, std::string> options_of(const std::string& ini) {
-  RunConfig config;
-  std::map<std::string, std::string> options;
-  for (const Setting& setting : read_config_text(ini, "config", option_table(config)).settings) {
-    std::string& text = options[setting.name];
-    for (const std::string& value : setting.values) text += (text.empty() ? "" : " ") + value;
-  }
-  return options;
+/// "lr: 0.1 | 0.2" for the options that are harmless to a run that goes on, or for all others.
+std::vector<std::string> changed_options(const Manifest& first, const Manifest& second,
+                                         bool harmless) {
+  const auto shown = [](const std::string& value) { return value.empty() ? "-" : value; };
+  std::vector<std::string> list;
+  for (const ConfigChange& change : config_changes(first.config_ini, second.config_ini))
+    if ((change.kind == ConfigChange::Kind::harmless) == harmless)
+      list.push_back(
+          fmt::format("{}: {} | {}", change.name, shown(change.before), shown(change.now)));
+  return list;
 }
 
 template <class T>
@@ -142,22 +142,12 @@ std::string statistics_text(const std::vector<TensorStatistics>& all) {
   return text;
 }
 
-std::vector<std::string> option_differences(const std::string& first, const std::string& second) {
-  const auto a = options_of(first);
-  const auto b = options_of(second);
-  std::map<std::string, std::pair<std::string, std::string>> both;
-  for (const auto& [name, value] : a) both[name] = {value, "-"};
-  for (const auto& [name, value] : b)
-    both[name] = {a.contains(name) ? a.at(name) : std::string("-"), value};
-  std::vector<std::string> differences;
-  for (const auto& [name, values] : both)
-    if (values.first != values.second)
-      differences.push_back(fmt::format("{}: {} | {}", name, values.first, values.second));
-  return differences;
+std::vector<std::string> option_differences(const Manifest& first, const Manifest& second) {
+  return changed_options(first, second, false);
 }
 
 std::vector<std::string> origin_differences(const Manifest& first, const Manifest& second) {
-  std::vector<std::string> list;
+  std::vector<std::string> list = changed_options(first, second, true);
   add_difference(list, "layout", first.layout, second.layout);
   add_difference(list, "ranks", first.world_size, second.world_size);
   add_difference(list, "shards", first.shards.size(), second.shards.size());
@@ -169,11 +159,12 @@ std::vector<std::string> origin_differences(const Manifest& first, const Manifes
 std::string difference_text(const CheckpointDifference& difference,
                             const std::vector<std::string>& options,
                             const std::vector<std::string>& origins) {
-  std::string text = section("written by (no difference of what they hold)", origins) +
-                     section("options", options) + section("state", difference.scalars) +
-                     section("tensors only in the first", difference.only_first) +
-                     section("tensors only in the second", difference.only_second) +
-                     section("shapes", difference.shapes);
+  std::string text =
+      section("how they were run and written (no difference of what they hold)", origins) +
+      section("options", options) + section("state", difference.scalars) +
+      section("tensors only in the first", difference.only_first) +
+      section("tensors only in the second", difference.only_second) +
+      section("shapes", difference.shapes);
   if (!difference.tensors.empty()) {
     const size_t width = name_width(difference.tensors);
     text += fmt::format("{:<{}} {:>12} {:>16} {:>22}\n", "tensors that differ", width + 2,

@@ -21,10 +21,11 @@ std::string list_text(const FoundCheckpoints& found, bool& any_damage);
 std::string scalars_text(const std::string& folder, const Manifest& manifest);
 std::string statistics_text(const std::vector<TensorStatistics>& all);
 
-/// "lr: 0.1 | 0.2" for every option that two config.ini texts set to different values; "-" stands
-/// for an option that one of them lacks.
-std::vector<std::string> option_differences(const std::string& first, const std::string& second);
-/// How the two were written ("layout: tp 1 | tp 2"), which is no difference of what they hold.
+/// "seed: 1 | 2" for every option of model, data and numbers that their runs had set differently;
+/// "-" stands for an option that one of them lacks.
+std::vector<std::string> option_differences(const Manifest& first, const Manifest& second);
+/// The same for options of where, how fast and how long they ran, and for how they were written:
+/// no differences of what they hold.
 std::vector<std::string> origin_differences(const Manifest& first, const Manifest& second);
 std::string difference_text(const CheckpointDifference& difference,
                             const std::vector<std::string>& options,

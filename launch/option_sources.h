@@ -20,8 +20,8 @@ struct Setting {
 /// What a source holds, and what is wrong with it: one sentence per problem.
 struct Settings {
   std::vector<Setting> settings;
-  std::vector<std::string> words;  // of a command line, that belong to no option
   std::vector<std::string> problems;
+  std::vector<std::string> words;  // of a command line, that belong to no option
 };
 
 /// `--name value`, `--name=value`, `--switch`, `--no-switch`, `--bf16`. Unknown options are
