@@ -208,6 +208,7 @@ void RunCheckpoints::check_configuration(const Manifest& manifest, const std::st
 }
 
 void RunCheckpoints::expect_certificate(const std::string& checkpoint) {
+  if (state_.counters.step >= facts_.config.training.train_iters) return;  // no step will come
   const std::string path = certificate_path(checkpoint);
   const std::string text =
       broadcast_text(target_.world, is_first() && file_exists(path) ? read_file(path) : "");
