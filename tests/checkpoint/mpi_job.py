@@ -2,11 +2,13 @@
 
 Needs only the system's Python with h5py.
 """
+import argparse
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import threading
@@ -27,6 +29,24 @@ DONE, FAILED, USAGE, STOPPED, FENCED = 0, 1, 2, 75, 76  # launch/exit_codes.h
 NEVER = "ended before its next step"  # why a resume cannot be verified
 
 
+def test_arguments(description):
+    """PHALANX --mpirun MPIRUN --folder FOLDER of a test; the folder is made anew."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("phalanx")
+    parser.add_argument("--mpirun", default="mpirun")
+    parser.add_argument("--folder", type=pathlib.Path, required=True)
+    arguments = parser.parse_args()
+    shutil.rmtree(arguments.folder, ignore_errors=True)
+    arguments.folder.mkdir(parents=True)
+    return arguments
+
+
+def program_of(arguments, name, *options, ranks=2):
+    """A run in its own folder of the test's."""
+    return Program(arguments.phalanx, arguments.mpirun, ranks, arguments.folder / name,
+                   list(options))
+
+
 @dataclasses.dataclass
 class Program:
     """How to start a run: the program, mpirun, ranks, the run folder, further options."""
@@ -44,8 +64,9 @@ class Program:
         return [self.mpirun, "-n", str(self.ranks), self.phalanx, "train", "--run-dir",
                 str(self.folder), *TINY, *self.options]
 
-    def start(self, **environment):
-        return Job(self.command(), environment)
+    def start(self, limits=None, **environment):
+        """`limits`: called in the new process before mpirun."""
+        return Job(self.command(), environment, limits)
 
     def run(self, code=DONE, **environment):
         """Runs to the end, which must be with `code`; the text of the run."""
