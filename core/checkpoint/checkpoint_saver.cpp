@@ -29,11 +29,6 @@ double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-/// The three parts of a shard in the order of kPartPrefix.
-std::array<Tensor, kNumParts> parts_of(const OptimizerShard& shard) {
-  return {shard.master, shard.exp_avg, shard.exp_avg_sq};
-}
-
 }  // namespace
 
 CheckpointSaver::CheckpointSaver(const SaveSource& source, SaveOptions options, SaveFolder* folder)
@@ -57,9 +52,7 @@ CheckpointSaver::~CheckpointSaver() {
 }
 
 void CheckpointSaver::plan_blocks() {
-  std::vector<Piece> pieces;
-  for (const OptimizerShard& shard : source_.shards)
-    pieces.push_back(piece_of(*shard.parameter, shard.row_begin, shard.row_end));
+  const std::vector<Piece> pieces = pieces_of(source_.shards);
   const PieceTable table(pieces, source_.world);
   std::map<int64_t, size_t> shard_of_entry;
   for (size_t i = 0; i < pieces.size(); ++i) shard_of_entry[table.find(pieces[i])] = i;
@@ -121,6 +114,7 @@ std::string CheckpointSaver::start(const TrainCounters& counters, int64_t num_up
     shard_seconds_ = seconds_since(begin);
   });
   outcome_.stall_seconds = seconds_since(began_);
+  outcome_.snapshot_seconds = outcome_.stall_seconds;
   return {};
 }
 
@@ -232,6 +226,7 @@ SaveOutcome CheckpointSaver::outcome(const std::string& problem) {
   phase_ = Phase::idle;
   outcome_.problem = problem;
   if (folder_ != nullptr && !problem.empty()) folder_->abandon(outcome_.iteration);
+  outcome_.snapshot_seconds = source_.world.all_reduce(outcome_.snapshot_seconds, ReduceOp::max);
   outcome_.stall_seconds = source_.world.all_reduce(outcome_.stall_seconds, ReduceOp::max);
   outcome_.durable_seconds = source_.world.all_reduce(outcome_.durable_seconds, ReduceOp::max);
   return outcome_;
