@@ -113,16 +113,20 @@ class Job:
         self.wait_until(lambda lines: max(steps_of(lines), default=0) >= step, f"step {step}")
 
     def ranks(self):
-        """Process ids of the ranks: mpirun starts them itself on its own machine."""
-        mine = []
-        for entry in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        """Process ids of the ranks, in their order: mpirun starts them itself on its machine."""
+        found = {}
+        for entry in pathlib.Path("/proc").glob("[0-9]*"):
             try:
-                parent = int(entry.read_text().rpartition(")")[2].split()[1])
+                stat = (entry / "stat").read_text()
+                if int(stat.rpartition(")")[2].split()[1]) != self.process.pid:
+                    continue
+                names = dict(variable.partition(b"=")[::2]
+                             for variable in (entry / "environ").read_bytes().split(b"\0"))
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if parent == self.process.pid:
-                mine.append(int(entry.parent.name))
-        return sorted(mine)
+            if b"OMPI_COMM_WORLD_RANK" in names:  # else it is just being started, or has ended
+                found[int(names[b"OMPI_COMM_WORLD_RANK"])] = int(entry.name)
+        return [found[rank] for rank in sorted(found)]
 
     def signal(self, number, pids):
         for pid in pids:
