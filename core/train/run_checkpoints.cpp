@@ -21,8 +21,9 @@ using std::chrono::steady_clock;
 constexpr double kMebibyte = 1024.0 * 1024.0;
 // Between looks at whether a later start has claimed the folder.
 constexpr auto kFencePause = std::chrono::seconds(5);
-// Of a disk nothing is known about yet, in bytes per second.
+// Of a disk nothing is known about yet: bytes per second, and seconds for the syncs of one save.
 constexpr double kSlowDisk = 100e6;
+constexpr double kSlowSyncs = 1;
 
 std::chrono::milliseconds report_after(const CheckpointConfig& config) {
   return std::chrono::seconds(config.save_report_seconds);
@@ -208,6 +209,7 @@ void RunCheckpoints::check_configuration(const Manifest& manifest, const std::st
 }
 
 void RunCheckpoints::expect_certificate(const std::string& checkpoint) {
+  if (state_.counters.step >= facts_.config.training.train_iters) return;  // no step will come
   const std::string path = certificate_path(checkpoint);
   const std::string text =
       broadcast_text(target_.world, is_first() && file_exists(path) ? read_file(path) : "");
@@ -356,7 +358,7 @@ void RunCheckpoints::save_last() {
 double RunCheckpoints::seconds_to_save() const {
   if (saver_ == nullptr) return 0;
   if (slowest_save_ > 0) return 2 * slowest_save_;
-  return static_cast<double>(saver_->snapshot_bytes()) / kSlowDisk;
+  return kSlowSyncs + static_cast<double>(saver_->snapshot_bytes()) / kSlowDisk;
 }
 
 }  // namespace phalanx
