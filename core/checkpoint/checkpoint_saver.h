@@ -36,7 +36,7 @@ struct SaveOptions {
   std::chrono::milliseconds report_after{0};  // a file that takes longer is named; 0: never
 };
 
-/// What became of a save; the same on every rank.
+/// What became of a save; the same on every rank, but for `retired`.
 struct SaveOutcome {
   int64_t iteration = 0;
   std::string problem;           // empty: the checkpoint is durable
@@ -46,7 +46,7 @@ struct SaveOutcome {
   int slowest_rank = 0;          // of those that write
   double slowest_seconds = 0;    // it took to write and sync its shard
   int64_t slowest_bytes = 0;     // of that shard
-  std::vector<int64_t> retired;  // iterations deleted since
+  std::vector<int64_t> retired;  // iterations deleted since; on rank 0
 };
 
 /// One per rank; methods are collective over the world and for one thread. Holds host memory for
