@@ -14,7 +14,8 @@
 namespace phalanx {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using Json = nlohmann::ordered_json;  // to write, in the order of the fields
+using Parsed = nlohmann::json;        // to read any text: an ordered object copies what is in it
 
 uint64_t sample_hash(const MicroBatch& micro_batch, int64_t column, uint64_t sample,
                      std::vector<int32_t>& scratch) {
@@ -67,7 +68,7 @@ std::string certificate_json(const ResumeCertificate& certificate) {
 }
 
 ResumeCertificate parse_certificate(const std::string& text, const std::string& path) {
-  const Json json = Json::parse(text, nullptr, false);
+  const Parsed json = Parsed::parse(text, nullptr, false);
   const auto is_text = [&](const char* key) { return json.contains(key) && json[key].is_string(); };
   const auto is_number = [&](const char* key) {
     return json.contains(key) && json[key].is_number_unsigned();
