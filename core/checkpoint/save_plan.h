@@ -14,6 +14,8 @@ struct PlannedBlock {
   int rank = 0;
   int64_t row_begin = 0;  // of the global tensor; columns are all those of the piece
   int64_t row_end = 0;
+
+  bool operator==(const PlannedBlock&) const = default;
 };
 
 /// Covers every tensor of `table` without overlap, in the order of the table (name, column, row).
