@@ -56,7 +56,8 @@ class CheckpointSaver {
  public:
   /// `folder` on rank 0, which must outlive this object; nullptr elsewhere.
   CheckpointSaver(const SaveSource& source, SaveOptions options, SaveFolder* folder);
-  /// Waits for what is being written; it never becomes a checkpoint.
+  /// Waits for what is being written; it never becomes a checkpoint unless a `poll` has begun to
+  /// commit it.
   ~CheckpointSaver();
   CheckpointSaver(const CheckpointSaver&) = delete;
   CheckpointSaver& operator=(const CheckpointSaver&) = delete;

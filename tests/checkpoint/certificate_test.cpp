@@ -227,21 +227,21 @@ class CertificateTolerance : public testing::TestWithParam<DType> {};
 
 TEST_P(CertificateTolerance, IsKeptByTheFirstStepOnOtherMeshes) {
   double worst = 0;
-  double least = std::numeric_limits<double>::infinity();
   for (const char* line : {"cswa2: tp2 sp", "cswa2: dp4", "swa3: pp2 zb", "naive2: cp4",
-                           "olmo2: tp4 kv2", "hybrid: dp2 tp2", "untied: pp4 layers8",
-                           "documents: cp2 tp2 sp", "sparse: tp2 pp2", "cswa2: dp2 tp2 zero3"})
-    for (const uint64_t seed : {1, 2, 3}) {
-      MeshCase mesh(line);
-      mesh.layout.dtype = GetParam();
-      mesh.layout.seed = seed;
-      const double used = used_of_tolerance(mesh);
-      EXPECT_LE(used, 1) << line << ", seed " << seed;
-      worst = std::max(worst, used);
-      least = std::min(least, used);
-    }
+                           "olmo2: tp4 kv2", "hybrid: dp2 tp2", "documents: cp2 tp2 sp",
+                           "sparse: tp2 pp2", "cswa2: dp2 tp2 zero3", "moe: tp2 sp ep2"}) {
+    MeshCase mesh(line);
+    // Wider than other tests' models, because a bound of rounding is one of many terms.
+    mesh.layout.model.hidden_size = 64;
+    mesh.layout.model.ffn_hidden_size = 160;
+    mesh.layout.model.vocab_size = 500;
+    mesh.layout.dtype = GetParam();
+    const double used = used_of_tolerance(mesh);
+    EXPECT_LE(used, 1) << line;
+    worst = std::max(worst, used);
+  }
   RecordProperty("largest_part_of_tolerance", std::to_string(worst));
-  std::cout << dtype_name(GetParam()) << ": first steps use " << least << " to " << worst
+  std::cout << dtype_name(GetParam()) << ": first steps use at most " << worst
             << " of the tolerance\n";
 }
 INSTANTIATE_TEST_SUITE_P(Precisions, CertificateTolerance, testing::Values(DType::f32, DType::bf16),

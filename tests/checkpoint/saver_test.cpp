@@ -330,6 +330,20 @@ TEST(Saver, AFullDiskIsFoundBeforeAnythingIsWritten) {
   });
 }
 
+TEST(Saver, ASaveThatNobodyWaitsForIsNoCheckpoint) {
+  on_ranks(MeshCase("cswa2: dp2"), [&](SavingRank& rank) {
+    {
+      CheckpointSaver saver(source_of(rank.system), {}, rank.folder);
+      EXPECT_EQ(saver.start({.step = 1}, 1), "");
+    }
+    rank.world().barrier();
+    EXPECT_TRUE(list_checkpoints(rank.path).empty());
+    CheckpointSaver saver(source_of(rank.system), {}, rank.folder);
+    save(saver, {.step = 1}, 1);
+    EXPECT_EQ(std::ssize(list_checkpoints(rank.path)), 1);
+  });
+}
+
 TEST(Saver, ALaterStartEndsTheSave) {
   const TemporaryFolder folder;
   const MeshCase mesh("cswa2: dp1");
