@@ -13,5 +13,6 @@ int run_prepare(const Arguments& arguments);
 int run_evaluate(const Arguments& arguments);
 int run_generate(const Arguments& arguments);
 int run_info(const Arguments& arguments);
+int run_checkpoint(const Arguments& arguments);
 
 }  // namespace phalanx

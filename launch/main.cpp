@@ -27,6 +27,7 @@ constexpr Command kCommands[] = {
     {"train", "trains a model on one or more MPI ranks", phalanx::run_train},
     {"evaluate", "loss and perplexity of a run on held-out data", phalanx::run_evaluate},
     {"generate", "text from a run's model", phalanx::run_generate},
+    {"checkpoint", "lists, checks, compares and rewrites checkpoints", phalanx::run_checkpoint},
     {"info", "parameters, FLOPs and memory of a model", phalanx::run_info},
     {"version", "the version", run_version},
 };

@@ -79,6 +79,7 @@ std::string unknown_option(const std::string& name, const OptionTable& table) {
   auto names = table.names();
   for (const auto& option : table.options())
     if (option.kind == Option::Kind::toggle) names.push_back("no-" + option.name);
+  if (names.empty()) return fmt::format("--{}: no such option; there are none here", name);
   return fmt::format("--{}: no such option; the nearest is --{}", name, nearest_word(name, names));
 }
 
@@ -152,8 +153,7 @@ Settings read_command_line(const std::vector<std::string>& arguments, const Opti
     } else if (!is_value) {
       result.settings.push_back(setting_of(option, table));
     } else if (!after_unknown) {
-      result.problems.push_back(fmt::format("'{}' belongs to no option; options start with --",
-                                            option.value.empty() ? "" : option.value.front()));
+      result.words.push_back(option.value.empty() ? "" : option.value.front());
     }
     // The words behind an unknown option are its values, not problems of their own.
     after_unknown = is_value ? after_unknown : option.unregistered;

@@ -21,6 +21,7 @@ struct Setting {
 struct Settings {
   std::vector<Setting> settings;
   std::vector<std::string> problems;
+  std::vector<std::string> words;  // of a command line, that belong to no option
 };
 
 /// `--name value`, `--name=value`, `--switch`, `--no-switch`, `--bf16`. Unknown options are

@@ -86,6 +86,18 @@ std::vector<std::string> apply_options(const std::vector<std::string>& arguments
   if (const std::string run = look_up("load", sources); table.find("load") && !run.empty())
     base = without_group(read_config_file(run + "/config.ini", table), table, "Parallelism");
   for (const Settings* source : lowest_first) apply(*source, table, problems);
+  for (const auto& word : command_line.words)
+    problems.push_back(fmt::format("'{}' belongs to no option; options start with --", word));
+  return problems;
+}
+
+std::vector<std::string> apply_command_line(const std::vector<std::string>& arguments,
+                                            const OptionTable& table,
+                                            std::vector<std::string>& words) {
+  Settings command_line = read_command_line(arguments, table);
+  words = std::move(command_line.words);
+  std::vector<std::string> problems;
+  apply(command_line, table, problems);
   return problems;
 }
 

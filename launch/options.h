@@ -22,6 +22,12 @@ bool wants_help(const std::vector<std::string>& arguments);
 std::vector<std::string> apply_options(const std::vector<std::string>& arguments,
                                        const OptionTable& table, RunConfig& config);
 
+/// Sets the fields behind `table` from the command line alone, for subcommands that know no run
+/// configuration. Words that belong to no option go to `words`. Returns all problems.
+std::vector<std::string> apply_command_line(const std::vector<std::string>& arguments,
+                                            const OptionTable& table,
+                                            std::vector<std::string>& words);
+
 /// All problems as one text, a line each.
 std::string problem_text(const std::vector<std::string>& problems);
 

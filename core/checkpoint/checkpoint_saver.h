@@ -40,6 +40,7 @@ struct SaveOptions {
 struct SaveOutcome {
   int64_t iteration = 0;
   std::string problem;           // empty: the checkpoint is durable
+  double snapshot_seconds = 0;   // that copying the state took, of the slowest rank
   double stall_seconds = 0;      // that training stood still for it, of the slowest rank
   double durable_seconds = 0;    // from its start until it was on disk under its name
   int64_t bytes = 0;             // of all tensors

@@ -73,9 +73,9 @@ bool is_temporary(const std::string& name) {
          name.starts_with(std::string(kLatestFile) + ".tmp.");
 }
 
-/// `newer`: how many checkpoints are newer.
+/// `newer`: how many checkpoints are newer. The newest itself stays whatever the retention says.
 bool is_kept(int64_t iteration, int64_t newer, const Retention& retention) {
-  if (retention.keep_last == 0 || newer == 0 || newer < retention.keep_last) return true;
+  if (retention.keep_last == 0 || newer < retention.keep_last) return true;
   return retention.retain_interval > 0 && iteration % retention.retain_interval == 0;
 }
 

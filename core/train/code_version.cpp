@@ -1,7 +1,7 @@
 // Version and commit, from a header that every build brings up to date.
 #include "core/train/code_version.h"
 
-#include "code_commit.h"
+#include <code_commit.h>  // generated
 
 namespace phalanx {
 

@@ -259,7 +259,7 @@ void Trainer::step() {
     replica_check_->run();
   if (!last_metrics_.skipped) result_.final_loss = last_metrics_.loss;
   result_.steps = state_->counters.step;
-  checkpoints_->after_step(batch, last_metrics_);
+  if (checkpoints_) checkpoints_->after_step(batch, last_metrics_);
 }
 
 /// A signal may reach one rank only, or ranks at different steps, and clocks differ: all must stop
@@ -269,7 +269,7 @@ StopReason Trainer::agreed_stop() {
   const double limit = setup_.config.checkpoint.exit_duration_in_mins * 60;
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - began_;
   // One more step and the last save must still fit.
-  if (reason == StopReason::none && limit > 0 &&
+  if (reason == StopReason::none && limit > 0 && checkpoints_ &&
       elapsed.count() + slowest_step_ + checkpoints_->seconds_to_save() >= limit)
     reason = StopReason::duration;
   return static_cast<StopReason>(

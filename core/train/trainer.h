@@ -33,6 +33,8 @@ class Trainer {
 
   /// One step with its log entries and checkpoints.
   void step();
+  /// Whether any rank has a reason to stop here.
+  StopReason agreed_stop();
   StepMetrics last_metrics() const { return last_metrics_; }
   const TrainCounters& counters() const { return state_->counters; }
   const ParameterStore& parameters() const { return store_; }
@@ -47,7 +49,6 @@ class Trainer {
   void resume(const std::string& config_ini);
   void reorder_data(const ResumePoint& point);
   void open_logs(const std::string& config_ini);
-  StopReason agreed_stop();
   void say_why_stopped() const;
   void evaluate();
   void log_bubble();

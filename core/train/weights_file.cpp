@@ -8,31 +8,13 @@
 #include <set>
 #include <span>
 
-#include "core/train/weights_plan.h"
+#include "core/checkpoint/save_plan.h"
 #include "data/hdf5_file.h"
 
 namespace phalanx {
 namespace {
 
-constexpr char kFormat[] = "phalanx weights";
 constexpr int64_t kBlockBytes = int64_t{64} << 20;
-
-void write_info(Hdf5File& file, const WeightsInfo& info) {
-  file.set_attribute("/", "format", kFormat);
-  file.set_attribute("/", "config", info.config_ini);
-  file.set_attribute("/", "step", std::to_string(info.step));
-  file.set_attribute("/", "consumed_samples", std::to_string(info.consumed_samples));
-  file.set_attribute("/", "tokenizer_hash", info.tokenizer_hash);
-}
-
-WeightsInfo read_info(const Hdf5File& file, const std::string& path) {
-  check_usage(file.has_attribute("/", "format") && file.attribute("/", "format") == kFormat, path,
-              " is an HDF5 file but not weights of this program");
-  return {.config_ini = file.attribute("/", "config"),
-          .step = std::stoll(file.attribute("/", "step")),
-          .consumed_samples = std::stoll(file.attribute("/", "consumed_samples")),
-          .tokenizer_hash = file.attribute("/", "tokenizer_hash")};
-}
 
 /// `device`'s shape and dtype over `host`, which becomes large enough.
 Tensor host_tensor(std::vector<uint8_t>& host, const Shape& shape, DType dtype) {
@@ -48,42 +30,30 @@ class WeightsWriter {
       : source_(source),
         file_(file),
         dtype_(accumulator_dtype(source.store.dtype())),
-        table_(pieces(), source.world) {
-    for (size_t i = 0; i < source.shards.size(); ++i) shard_of_[table_.find(piece(i))] = i;
+        table_(pieces_of(source.shards), source.world) {
+    for (size_t i = 0; i < source.shards.size(); ++i)
+      shard_of_[table_.find(piece_of(source.shards[i]))] = i;
   }
 
   void write_all() {
     // Planned as a whole first, so that a gap is known before anything is written.
-    std::vector<std::vector<WeightsBlock>> tensors;
-    const auto& entries = table_.entries();
-    for (size_t first = 0; first < entries.size();) {
-      size_t last = first;
-      while (last < entries.size() && entries[last].piece.name == entries[first].piece.name) ++last;
-      tensors.push_back(cover_tensor(table_, static_cast<int64_t>(first),
-                                     static_cast<int64_t>(last),
-                                     kBlockBytes / dtype_bytes(dtype_)));
-      first = last;
-    }
-    for (const std::vector<WeightsBlock>& blocks : tensors) {
-      const Piece& any = table_.entries()[static_cast<size_t>(blocks.front().entry)].piece;
-      if (file_ != nullptr) file_->create_dataset(any.name, any.global_shape, dtype_);
-      for (const WeightsBlock& block : blocks) write(block);
+    const std::vector<PlannedBlock> plan = plan_save(table_);
+    const std::string* before = nullptr;
+    for (const PlannedBlock& planned : plan) {
+      const Piece& piece = table_.entries()[static_cast<size_t>(planned.entry)].piece;
+      if (file_ != nullptr && (before == nullptr || *before != piece.name))
+        file_->create_dataset(piece.name, piece.global_shape, dtype_);
+      before = &piece.name;
+      const int64_t step =
+          std::max<int64_t>(1, kBlockBytes / (piece.size[1] * dtype_bytes(dtype_)));
+      for (int64_t row = planned.row_begin; row < planned.row_end; row += step)
+        write({planned.entry, planned.rank, row, std::min(row + step, planned.row_end)});
     }
   }
 
  private:
-  Piece piece(size_t i) const {
-    const OptimizerShard& shard = source_.shards[i];
-    return piece_of(*shard.parameter, shard.row_begin, shard.row_end);
-  }
-  std::vector<Piece> pieces() const {
-    std::vector<Piece> list;
-    for (size_t i = 0; i < source_.shards.size(); ++i) list.push_back(piece(i));
-    return list;
-  }
-
   // All ranks call `exchange`, those between which nothing goes with nothing to say.
-  void write(const WeightsBlock& block) {
+  void write(const PlannedBlock& block) {
     const int self = source_.world.rank();
     if (self != 0 && self != block.rank) {
       if (block.rank != 0) source_.world.exchange({});
@@ -169,7 +139,7 @@ void save_weights(const std::string& path, const WeightsInfo& info, const Weight
   std::optional<Hdf5File> file;
   if (source.world.rank() == 0) {
     file.emplace(Hdf5File::create(path));
-    write_info(*file, info);
+    write_weights_info(*file, info);
   }
   WeightsWriter(source, file ? &*file : nullptr).write_all();
   if (file) file->publish();
@@ -179,7 +149,7 @@ void save_weights(const std::string& path, const WeightsInfo& info, const Weight
 WeightsInfo load_weights(const std::string& path, const std::string& tokenizer_hash,
                          ParameterStore& store, Backend& backend, ProcessGroup& world) {
   const Hdf5File file = Hdf5File::open(path);
-  WeightsInfo info = read_info(file, path);
+  WeightsInfo info = read_weights_info(file, path);
   check_usage(tokenizer_hash.empty() || info.tokenizer_hash == tokenizer_hash, path,
               " was trained with another tokenizer (hash ", info.tokenizer_hash, ", here ",
               tokenizer_hash, "); give the tokenizer options of that run");

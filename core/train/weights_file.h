@@ -6,18 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "core/checkpoint/weights_info.h"
 #include "parallel/distributed_optimizer.h"
 #include "parallel/process_group.h"
 
 namespace phalanx {
-
-/// Attributes of the file.
-struct WeightsInfo {
-  std::string config_ini;  // the run's configuration, as its config.ini
-  int64_t step = 0;
-  int64_t consumed_samples = 0;
-  std::string tokenizer_hash;
-};
 
 /// Where a rank's share of the weights is.
 struct WeightsSource {

@@ -35,7 +35,11 @@ TEST(SaveFence, StartsRaceForDistinctEpochs) {
     char byte = 0;
     [[maybe_unused]] const auto end = read(start[0], &byte, 1);  // waits until the parent closes
     std::ofstream epochs(save.path() + mine);
-    for (int i = 0; i < kStarts; ++i) epochs << SaveFolder(save.path()).epoch() << std::endl;
+    for (int i = 0; i < kStarts; ++i) {
+      epochs << SaveFolder(save.path()).epoch() << std::endl;
+      // Waiting for the lock is looking again and again; one that hardly lets go keeps others out.
+      std::this_thread::sleep_for(milliseconds(2));
+    }
     _exit(0);
   }
   close(start[0]);

@@ -178,7 +178,7 @@ TEST(RunGeneration, AnEmptyPromptStartsADocument) {
   EXPECT_NO_THROW(generate({.max_new_tokens = 2}));
 }
 
-TEST(RunTraining, AStopWritesTheWeightsOfTheStep) {
+TEST(RunTraining, AStopBeforeTheFirstStepTakesNone) {
   RunConfig config = tiny_run();
   config.training.run_dir = fresh_folder("stopped");
   ProcessGroups groups = make_single_process_groups();
@@ -187,7 +187,8 @@ TEST(RunTraining, AStopWritesTheWeightsOfTheStep) {
   stop_requested() = true;
   const TrainingResult result = run_training(config, "", backend, groups, mesh);
   stop_requested() = false;
-  EXPECT_EQ(result.steps, 1);
+  EXPECT_EQ(result.steps, 0);
+  EXPECT_EQ(result.stopped, StopReason::signal);
   EXPECT_TRUE(std::isnan(result.validation_loss));
   EXPECT_TRUE(std::filesystem::exists(config.training.run_dir + "/weights.h5"));
 }
@@ -231,7 +232,7 @@ TEST(MemoryNeeds, TheOptimizerIsSharedByTheRanks) {
       PhdStage stage(config.model, store, backend, groups);
       const ParallelConfig parallel{.ddp_bucket_size = 1000};
       all[static_cast<size_t>(rank.rank())] =
-          memory_needs(stage, {store, groups, parallel, {16, 1}, dtype, {.per_chunk = {2}}});
+          memory_needs(stage, {store, groups, parallel, {16, 1}, dtype, true, {.per_chunk = {2}}});
     });
     return all;
   };
@@ -240,6 +241,8 @@ TEST(MemoryNeeds, TheOptimizerIsSharedByTheRanks) {
   EXPECT_EQ(one[0].optimizer, 2 * one[0].weights);
   EXPECT_EQ(two[0].optimizer + two[1].optimizer, one[0].optimizer);
   EXPECT_GT(one[0].activations, 0);
+  EXPECT_EQ(one[0].snapshot, one[0].optimizer + one[0].weights);  // masters and moments
+  EXPECT_EQ(two[0].snapshot + two[1].snapshot, one[0].snapshot);
   const auto half = needs_on(1, DType::bf16);
   EXPECT_EQ(2 * half[0].weights, one[0].weights);
   EXPECT_EQ(half[0].optimizer, one[0].weights * 3);

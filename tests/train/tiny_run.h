@@ -28,6 +28,7 @@ inline RunConfig tiny_run() {
   config.training.eval_iters = 2;
   config.training.threads = 1;
   config.training.peak_tflops = 1;  // not measured, because that takes time
+  config.checkpoint.save_interval = 0;
   config.optimizer.lr = 1e-2;
   config.optimizer.min_lr = 1e-3;
   config.optimizer.lr_warmup_iters = 2;

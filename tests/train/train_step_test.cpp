@@ -207,13 +207,13 @@ TEST(TrainStep, OneBadRankSkipsOnAll) {
   });
 }
 
-TEST(TrainStep, AStopEndsTheRunAfterTheStep) {
+TEST(TrainStep, AStopIsSeenAtTheStepBoundary) {
   RunConfig config = run_in("stop");
   stop_requested() = true;
   SingleRun run(config);
-  EXPECT_FALSE(run.trainer.step());
+  EXPECT_EQ(run.trainer.agreed_stop(), StopReason::signal);
   stop_requested() = false;
-  EXPECT_TRUE(run.trainer.step());
+  EXPECT_EQ(run.trainer.agreed_stop(), StopReason::none);
 }
 
 }  // namespace
