@@ -231,7 +231,9 @@ std::optional<SaveOutcome> CheckpointSaver::finish() {
     if (work_.valid()) work_.wait();
     result = poll();
   }
-  if (result) result->stall_seconds += seconds_since(begin);
+  if (result)
+    result->stall_seconds =
+        source_.world.all_reduce(result->stall_seconds + seconds_since(begin), ReduceOp::max);
   return result;
 }
 
