@@ -4,10 +4,12 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/checkpoint/save_names.h"
 #include "data/file_io.h"
 
 namespace phalanx {
@@ -24,6 +26,11 @@ std::string hex(uint64_t value) {
   return fmt::format("{:016x}", value);
 }
 
+/// A value for a message: not all of a list, which in a damaged file may be as deep as it is long.
+std::string text_of(const Json& value) {
+  return value.is_structured() ? value.type_name() : value.dump();
+}
+
 /// Reads fields of one JSON object; whatever is not as it must be is damage.
 class Reader {
  public:
@@ -35,14 +42,14 @@ class Reader {
     const Json& value = at(key);
     check_intact(value.is_number_integer() && !value.is_number_float() &&
                      (!value.is_number_unsigned() || value.get<uint64_t>() <= INT64_MAX),
-                 where_, ": ", key, " is not a whole number but ", value.dump());
+                 where_, ": ", key, " is not a whole number but ", text_of(value));
     const auto result = value.get<int64_t>();
     check_intact(result >= least, where_, ": ", key, " is ", result, ", expected at least ", least);
     return result;
   }
   std::string text(const char* key) const {
     const Json& value = at(key);
-    check_intact(value.is_string(), where_, ": ", key, " is not a text but ", value.dump());
+    check_intact(value.is_string(), where_, ": ", key, " is not a text but ", text_of(value));
     return value.get<std::string>();
   }
   uint64_t digest(const char* key) const { return parse_digest(at(key), key); }
@@ -58,7 +65,7 @@ class Reader {
     std::vector<int64_t> result;
     for (const Json& value : values) {
       check_intact(value.is_number_unsigned() && value.get<uint64_t>() <= INT64_MAX, where_, ": ",
-                   key, " holds ", value.dump(), ", expected numbers from 0 on");
+                   key, " holds ", text_of(value), ", expected numbers from 0 on");
       result.push_back(value.get<int64_t>());
     }
     return result;
@@ -81,7 +88,7 @@ class Reader {
   uint64_t parse_digest(const Json& value, const char* key) const {
     const std::string text = value.is_string() ? value.get<std::string>() : "";
     check_intact(text.size() == 16 && text.find_first_not_of("0123456789abcdef") == text.npos,
-                 where_, ": ", key, " is not a checksum but ", value.dump());
+                 where_, ": ", key, " is not a checksum but ", text_of(value));
     return std::stoull(text, nullptr, 16);
   }
 
@@ -296,7 +303,10 @@ std::string shard_json(const SavedShard& shard) {
 }
 
 SavedShard parse_shard(const std::string& text) {
-  return read_shard(Json::parse(text), "a rank's list of blocks");
+  const std::string path = "a rank's list of blocks";
+  const Json json = Json::parse(text, nullptr, false);
+  check_intact(!json.is_discarded(), path, " is not JSON");
+  return read_shard(json, path);
 }
 
 Manifest parse_manifest(const std::string& text, const std::string& path) {
@@ -325,6 +335,11 @@ Manifest read_checkpoint_manifest(const std::string& folder) {
   const std::string expected = committed_text(manifest.counters.step, text);
   check_intact(committed == expected, folder, "/COMMITTED does not fit ", path, ": it should say '",
                expected.substr(0, expected.size() - 1), "'");
+  // A whole checkpoint under another's name.
+  const auto name = parse_save_name(std::filesystem::path(folder).filename().string());
+  check_intact(!name || name->iteration == manifest.counters.step, folder,
+               ": by its manifest it is of iteration ", manifest.counters.step, ", expected ",
+               name ? name->iteration : 0);
   return manifest;
 }
 
