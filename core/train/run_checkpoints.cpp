@@ -8,6 +8,7 @@
 
 #include "core/checkpoint/agreement.h"
 #include "core/checkpoint/fault_hook.h"
+#include "core/checkpoint/save_names.h"
 #include "core/train/code_version.h"
 #include "core/train/config_changes.h"
 #include "core/train/run_setup.h"
@@ -42,10 +43,10 @@ std::vector<SaveEntry> find_checkpoints(const std::string& path) {
 /// A save folder without complete checkpoints that once had some, or was to have.
 bool lost_its_checkpoints(const std::string& save) {
   if (!std::filesystem::is_directory(save)) return false;
-  if (file_exists(save + "/latest_checkpointed_iteration.txt")) return true;
-  for (const auto& entry : std::filesystem::directory_iterator(save))
-    if (entry.path().filename().string().find(".damaged") != std::string::npos) return true;
-  return false;
+  return std::ranges::any_of(names_in(save), [](const std::string& name) {
+    const auto found = parse_save_name(name);
+    return name == kLatestFile || (found && found->kind != kWriting && found->kind != kDeleting);
+  });
 }
 
 }  // namespace
@@ -100,6 +101,7 @@ std::vector<std::string> RunCheckpoints::candidates() const {
   check_usage(!list.empty() || config.save_interval == 0 || !lost_its_checkpoints(save), save,
               " held checkpoints once, and none of them is complete now: refusing to start from "
               "scratch. Restore one, name one by --load-checkpoint, or give another --save");
+  if (!list.empty() && folder_ != nullptr) tell_of_lost(list.front().iteration);
   if (list.empty() && !config.load_checkpoint.empty()) {
     list = find_checkpoints(config.load_checkpoint);
     check_usage(!list.empty(), "--load-checkpoint ", config.load_checkpoint,
@@ -116,6 +118,26 @@ std::vector<std::string> RunCheckpoints::candidates() const {
   std::vector<std::string> paths;
   for (const SaveEntry& entry : list) paths.push_back(entry.path);
   return paths;
+}
+
+/// No crash leaves a checkpoint's name without COMMITTED, nor a latest file ahead of the newest
+/// checkpoint: something was deleted since, and whoever looks at the log should know.
+void RunCheckpoints::tell_of_lost(int64_t newest) const {
+  const std::string& save = folder_->path();
+  for (const std::string& name : names_in(save)) {
+    const auto found = parse_save_name(name);
+    if (!found || !found->kind.empty() || is_complete(save + "/" + name)) continue;
+    say(fmt::format("CHECKPOINT DAMAGED: {}/{}/{} is missing", save, name, kCommittedFile));
+    folder_->set_aside_damaged(found->iteration);
+  }
+  try {
+    const int64_t latest = latest_iteration(save);
+    if (latest > newest)
+      say(fmt::format("CHECKPOINT LOST: {}/{} names iteration {}, the newest complete one is {}",
+                      save, kLatestFile, latest, newest));
+  } catch (const CheckpointDamage& damage) {
+    say(fmt::format("{}; going by the folders' names instead", damage.what()));
+  }
 }
 
 std::vector<std::string> RunCheckpoints::agreed_candidates() {
@@ -211,9 +233,10 @@ void RunCheckpoints::check_configuration(const Manifest& manifest, const std::st
 void RunCheckpoints::expect_certificate(const std::string& checkpoint) {
   if (state_.counters.step >= facts_.config.training.train_iters) return;  // no step will come
   const std::string path = certificate_path(checkpoint);
-  const std::string text =
-      broadcast_text(target_.world, is_first() && file_exists(path) ? read_file(path) : "");
-  if (text.empty()) {
+  const bool found = is_first() && std::filesystem::exists(path);
+  const bool is_there = target_.world.all_reduce(int64_t{found}, ReduceOp::max) > 0;
+  const std::string text = broadcast_text(target_.world, found ? read_file(path) : "");
+  if (!is_there) {
     say("resume not verified: the run that wrote the checkpoint ended before its next step");
     certify_ = true;
     return;

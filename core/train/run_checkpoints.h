@@ -69,6 +69,7 @@ class RunCheckpoints {
 
  private:
   std::vector<std::string> candidates() const;
+  void tell_of_lost(int64_t newest) const;
   std::vector<std::string> agreed_candidates();
   ResumePoint load(const std::string& path);
   void set_aside(const std::string& path);
