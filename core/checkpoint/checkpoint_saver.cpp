@@ -2,14 +2,12 @@
 // ranks at step boundaries.
 #include "core/checkpoint/checkpoint_saver.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <map>
 
 #include "core/checkpoint/agreement.h"
 #include "core/checkpoint/fault_hook.h"
-#include "core/checkpoint/index_file.h"
+#include "core/checkpoint/seal.h"
 #include "core/checkpoint/shard_file.h"
 #include "core/checkpoint/tensor_digest.h"
 #include "kernels/base/log.h"
@@ -154,6 +152,7 @@ SavedShard CheckpointSaver::write_shard(const std::string& folder) {
         block.digest[part] +=
             tensor_digest(piece, {block.offset[0] + row, block.offset[1]}, columns);
         file.write(block.place[part] + row * row_bytes, from, piece.bytes());
+        file.start_writing_back(block.place[part] + row * row_bytes, piece.bytes());
         from += piece.bytes();
       }
   }
@@ -207,14 +206,7 @@ void CheckpointSaver::begin_commit() {
 void CheckpointSaver::commit() {
   {
     const IoWatchdog::Watch watch(watchdog_, "completing", writing_);
-    const std::string index = writing_ + "/index.h5";
-    write_index(index, manifest_);
-    const std::string bytes = read_file(index);
-    manifest_.index_bytes = std::ssize(bytes);
-    manifest_.index_digest = XXH3_64bits(bytes.data(), bytes.size());
-    const std::string text = manifest_json(manifest_);
-    write_file(writing_ + "/manifest.json", text);
-    write_file(writing_ + "/COMMITTED", committed_text(manifest_.counters.step, text));
+    seal_checkpoint(writing_, manifest_);
     folder_->commit(manifest_.counters.step);
   }
   outcome_.durable_seconds = seconds_since(began_);
@@ -239,7 +231,9 @@ std::optional<SaveOutcome> CheckpointSaver::finish() {
     if (work_.valid()) work_.wait();
     result = poll();
   }
-  if (result) result->stall_seconds += seconds_since(begin);
+  if (result)
+    result->stall_seconds =
+        source_.world.all_reduce(result->stall_seconds + seconds_since(begin), ReduceOp::max);
   return result;
 }
 

@@ -15,6 +15,8 @@ struct PlannedBlock {
   int rank = 0;
   int64_t row_begin = 0;  // of the global tensor; columns are all those of the piece
   int64_t row_end = 0;
+
+  bool operator==(const PlannedBlock&) const = default;
 };
 
 /// The tensors of a shard that a checkpoint keeps, in the order of kPartPrefix.
