@@ -57,8 +57,10 @@ std::vector<ConfigChange> config_changes(const std::string& before, const std::s
   std::vector<ConfigChange> changes;
   for (const IniOption& option : read_options(now)) {
     const auto place = std::ranges::find(old, option.name, &IniOption::name);
-    const std::string was = place == old.end() ? "" : place->value;
-    if (place != old.end()) old.erase(place);
+    const bool is_new = place == old.end();
+    const std::string was = is_new ? "" : place->value;
+    if (!is_new) old.erase(place);
+    if (is_new && option.is_default) continue;  // an older program did what is the default now
     if (was != option.value) changes.push_back({option.name, was, option.value, kind_of(option)});
   }
   for (const IniOption& option : old)

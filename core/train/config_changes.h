@@ -21,7 +21,7 @@ struct ConfigChange {
 };
 
 /// Compares two config.ini texts option by option, in the order of `now`. An option that one of
-/// them lacks has the value "".
+/// them lacks has the value ""; one that only `now` has, at its default, is no change.
 std::vector<ConfigChange> config_changes(const std::string& before, const std::string& now);
 
 /// The options of `section` that are not at their defaults: "tensor-model-parallel-size 2, ...".
