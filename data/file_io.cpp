@@ -119,7 +119,8 @@ void FileWriter::write_through(const char* data, int64_t bytes) {
 
 MappedFile::MappedFile(const std::string& path, Access access) {
   const bool write = access == Access::write;
-  const Descriptor file(path, write ? O_RDWR : O_RDONLY);
+  // O_NONBLOCK, because a pipe of that name would be waited for; files do not know it.
+  const Descriptor file(path, (write ? O_RDWR : O_RDONLY) | O_NONBLOCK);
   check_usage(file.ok(), "cannot open ", path, ": ", reason(errno));
   struct stat info {};
   check(::fstat(file.value(), &info) == 0, "cannot stat ", path, ": ", reason(errno));

@@ -28,6 +28,11 @@ void start_library() {
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
 }
 
+// The format's limit for attributes beside their object; longer ones are of variable length.
+constexpr size_t kLongestFixedText = size_t{64} << 10;
+// No tensor is larger; keeps products of sizes inside 64 bits.
+constexpr int64_t kMostElements = int64_t{1} << 44;
+
 /// First index of a whole tensor.
 std::span<const int64_t> origin(const Tensor& tensor) {
   static constexpr std::array<int64_t, Shape::kMaxRank> kZeros{};
@@ -95,6 +100,12 @@ Shape Hdf5File::shape(const std::string& name) const {
         " dims; at most 5 are possible");
   Sizes sizes{};
   H5Sget_simple_extent_dims(space, sizes.data(), nullptr);
+  int64_t elements = 1;
+  for (const hsize_t size : std::span(sizes).first(static_cast<size_t>(rank))) {
+    check(size <= static_cast<hsize_t>(kMostElements / std::max<int64_t>(elements, 1)), path_, ": ",
+          name, " has a dim of ", size, ", too many elements for a tensor");
+    elements *= static_cast<int64_t>(size);
+  }
   const auto s = [&](size_t dim) { return static_cast<int64_t>(sizes[dim]); };
   switch (rank) {
     case 0:
@@ -230,8 +241,15 @@ std::string Hdf5File::attribute(const std::string& object, const std::string& na
   const Type stored(H5Aget_type(attribute), path_, ": attribute ", name);
   check(H5Tget_class(stored) == H5T_STRING, path_, ": attribute ", name, " of ", object,
         " is not text");
+  const Space space(H5Aget_space(attribute), path_, ": attribute ", name);
+  // HDF5 writes as many texts as there are, whatever room there is.
+  check(H5Sget_simple_extent_npoints(space) == 1, path_, ": attribute ", name, " of ", object,
+        " is not one text but ", H5Sget_simple_extent_npoints(space));
   if (H5Tis_variable_str(stored) <= 0) {  // fixed length, as other programs write it
-    std::string text(H5Tget_size(stored), '\0');
+    const size_t size = H5Tget_size(stored);
+    check(size <= kLongestFixedText, path_, ": attribute ", name, " of ", object, " has ", size,
+          " characters; at most ", kLongestFixedText, " are possible");
+    std::string text(size, '\0');
     if (H5Aread(attribute, stored, text.data()) < 0) fail(path_, ": ", name, ": ", reason());
     return text.substr(0, text.find('\0'));
   }

@@ -21,7 +21,9 @@ std::string reason(int code) {
 
 PositionalFile::PositionalFile(const std::string& path, Access access)
     : path_(path),
-      descriptor_(::open(path.c_str(), (access == Access::write ? O_RDWR : O_RDONLY) | O_CLOEXEC)) {
+      // O_NONBLOCK, because a pipe of that name would be waited for; files do not know it.
+      descriptor_(::open(path.c_str(),
+                         (access == Access::write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK)) {
   const char* purpose = access == Access::write ? " for writing: " : " for reading: ";
   check(descriptor_ >= 0, "cannot open ", path, purpose, reason(errno));
 }

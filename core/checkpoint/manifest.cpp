@@ -4,10 +4,12 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/checkpoint/save_names.h"
 #include "data/file_io.h"
 
 namespace phalanx {
@@ -305,7 +307,10 @@ std::string shard_json(const SavedShard& shard) {
 }
 
 SavedShard parse_shard(const std::string& text) {
-  return read_shard(Parsed::parse(text), "a rank's list of blocks");
+  const std::string path = "a rank's list of blocks";
+  const Parsed json = Parsed::parse(text, nullptr, false);
+  check_intact(!json.is_discarded(), path, " is not JSON");
+  return read_shard(json, path);
 }
 
 Manifest parse_manifest(const std::string& text, const std::string& path) {
@@ -334,6 +339,11 @@ Manifest read_checkpoint_manifest(const std::string& folder) {
   const std::string expected = committed_text(manifest.counters.step, text);
   check_intact(committed == expected, folder, "/COMMITTED does not fit ", path, ": it should say '",
                expected.substr(0, expected.size() - 1), "'");
+  // A whole checkpoint under another's name.
+  const auto name = parse_save_name(std::filesystem::path(folder).filename().string());
+  check_intact(!name || name->iteration == manifest.counters.step, folder,
+               ": by its manifest it is of iteration ", manifest.counters.step, ", expected ",
+               name ? name->iteration : 0);
   return manifest;
 }
 

@@ -86,6 +86,7 @@ std::string manifest_json(const Manifest& manifest);
 
 /// One shard as text, and back: how ranks tell rank 0 what they wrote.
 std::string shard_json(const SavedShard& shard);
+/// Any text is safe to read: throws CheckpointDamage.
 SavedShard parse_shard(const std::string& text);
 
 /// Reads what manifest_json wrote. Any text is safe to read. Throws CheckpointDamage, naming
@@ -98,7 +99,7 @@ Manifest parse_manifest(const std::string& text, const std::string& path);
 std::string committed_text(int64_t iteration, const std::string& manifest_text);
 
 /// Reads FOLDER/COMMITTED and FOLDER/manifest.json. Throws CheckpointDamage if either is missing or
-/// they do not fit together.
+/// they do not fit together, or FOLDER is called after another iteration.
 Manifest read_checkpoint_manifest(const std::string& folder);
 
 }  // namespace phalanx

@@ -97,7 +97,11 @@ SaveFolder::SaveFolder(std::string save) : save_(std::move(save)) {
 }
 
 void SaveFolder::claim() {
-  epoch_ = read_claim(save_).epoch + 1;
+  const int64_t last = read_claim(save_).epoch;
+  check_usage(
+      last < INT64_MAX, save_, "/", kEpochFile, " holds ", last,
+      ", after which there is no number; if no other job uses this folder, remove that file");
+  epoch_ = last + 1;
   claim_ = claim_text(epoch_);
   write_file(save_ + "/" + kEpochFile, claim_);
 }

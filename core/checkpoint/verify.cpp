@@ -2,10 +2,10 @@
 #include "core/checkpoint/verify.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <mutex>
 #include <optional>
 
+#include "core/checkpoint/checked_json.h"
 #include "core/checkpoint/checkpoint_reader.h"
 #include "core/checkpoint/parallel_tasks.h"
 #include "core/checkpoint/save_names.h"
@@ -42,7 +42,6 @@ class Verifier {
       : folder_(folder), manifest_(manifest), options_(options), shards_(manifest.shards.size()) {}
 
   void run(VerifyReport& report) {
-    if (options_.only == nullptr) check_name(report);
     for_each_task(std::ssize(shards_), options_.threads,
                   [&](int64_t i) { check_frame(static_cast<size_t>(i)); });
     plan_blocks();
@@ -71,14 +70,6 @@ class Verifier {
 
   bool wanted(const SavedBlock& block) const {
     return options_.only == nullptr || options_.only->contains(block.tensor);
-  }
-
-  /// A whole checkpoint under another's name.
-  void check_name(VerifyReport& report) const {
-    const auto name = parse_save_name(std::filesystem::path(folder_).filename().string());
-    if (name && name->iteration != manifest_.counters.step)
-      report.damages.push_back(fmt::format("{}: by its manifest it is of iteration {}, expected {}",
-                                           folder_, manifest_.counters.step, name->iteration));
   }
 
   void check_frame(size_t number) {
@@ -192,6 +183,14 @@ class Verifier {
   int64_t total_ = 0;
 };
 
+/// The certificate of the next step, which is written later than the rest and may not be there.
+void check_certificate_file(const std::string& folder, VerifyReport& report) {
+  const std::string path = folder + "/next_step.json";
+  if (!entry_exists(path)) return;
+  if (!file_exists(path) || !has_its_checksum(read_file(path)))
+    report.damages.push_back(path + ": the resume certificate is not what was written");
+}
+
 void note_strangers(const std::string& folder, const Manifest& manifest, VerifyReport& report) {
   std::set<std::string> known{"manifest.json", "COMMITTED", "index.h5", "next_step.json"};
   for (const SavedShard& shard : manifest.shards) known.insert(shard.file);
@@ -226,6 +225,7 @@ VerifyReport verify_checkpoint(const std::string& folder, const VerifyOptions& o
     } catch (const Error& error) {
       report.damages.emplace_back(error.what());
     }
+    check_certificate_file(folder, report);
     note_strangers(folder, *manifest, report);
   }
   Verifier(folder, *manifest, options).run(report);

@@ -1,12 +1,21 @@
 // Attributes of "/" in a file of weights.
 #include "core/checkpoint/weights_info.h"
 
+#include "core/checkpoint/save_names.h"
 #include "kernels/base/error.h"
 
 namespace phalanx {
 namespace {
 
 constexpr char kFormat[] = "phalanx weights";
+
+int64_t number_of(const Hdf5File& file, const char* attribute, const std::string& path) {
+  const std::string text = file.attribute("/", attribute);
+  const auto number = parse_number(text);
+  check_usage(number.has_value(), path, ": its attribute ", attribute, " is '", text,
+              "' instead of a number; the file is damaged");
+  return *number;
+}
 
 }  // namespace
 
@@ -22,8 +31,8 @@ WeightsInfo read_weights_info(const Hdf5File& file, const std::string& path) {
   check_usage(file.has_attribute("/", "format") && file.attribute("/", "format") == kFormat, path,
               " is an HDF5 file but not weights of this program");
   return {.config_ini = file.attribute("/", "config"),
-          .step = std::stoll(file.attribute("/", "step")),
-          .consumed_samples = std::stoll(file.attribute("/", "consumed_samples")),
+          .step = number_of(file, "step", path),
+          .consumed_samples = number_of(file, "consumed_samples", path),
           .tokenizer_hash = file.attribute("/", "tokenizer_hash")};
 }
 

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/checkpoint/agreement.h"
+#include "core/checkpoint/checked_json.h"
 
 namespace phalanx {
 namespace {
@@ -64,10 +65,14 @@ std::string certificate_json(const ResumeCertificate& certificate) {
                   {"grad_norm", fmt::format("{:a}", certificate.gradient_norm)},
                   {"grad_norm_decimal", fmt::format("{}", certificate.gradient_norm)},
                   {"setup", certificate.setup}};
-  return json.dump(1) + "\n";
+  return with_checksum(json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 ResumeCertificate parse_certificate(const std::string& text, const std::string& path) {
+  check(
+      has_its_checksum(text), path,
+      " is damaged: it is not what was written (its checksum is wrong); delete it to go on without "
+      "a resume certificate");
   const Parsed json = Parsed::parse(text, nullptr, false);
   const auto is_text = [&](const char* key) { return json.contains(key) && json[key].is_string(); };
   const auto is_number = [&](const char* key) {

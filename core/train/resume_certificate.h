@@ -31,9 +31,10 @@ struct ResumeCertificate {
   bool operator==(const ResumeCertificate&) const = default;
 };
 
-/// Numbers as hexadecimal floats, so that no bit is lost.
+/// Numbers as hexadecimal floats, so that no bit is lost; with a checksum, so that a damaged
+/// certificate is not taken for that of another run.
 std::string certificate_json(const ResumeCertificate& certificate);
-/// Throws Error, naming `path`, if `text` is no certificate. Any text is safe.
+/// Throws Error, naming `path`, unless `text` is a certificate as it was written. Any text is safe.
 ResumeCertificate parse_certificate(const std::string& text, const std::string& path);
 
 /// "Zen 4 ..." of /proc/cpuinfo, for `setup`.

@@ -206,11 +206,11 @@ void Trainer::open_logs(const std::string& config_ini) {
 
 void Trainer::resume(const std::string& config_ini) {
   checkpoints_ = std::make_unique<RunCheckpoints>(
-      RunCheckpoints::Facts{.config = setup_.config,
-                            .config_ini = config_ini,
-                            .tokenizer_hash = setup_.vocabulary.tokenizer_hash,
-                            .layout = layout_text(config_ini, groups_),
-                            .order_samples = order_samples_},
+      RunIdentity{.config = setup_.config,
+                  .config_ini = config_ini,
+                  .tokenizer_hash = setup_.vocabulary.tokenizer_hash,
+                  .layout = layout_text(config_ini, groups_),
+                  .order_samples = order_samples_},
       *state_, store_, backend_);
   const std::optional<ResumePoint> point = checkpoints_->resume();
   if (point) reorder_data(*point);

@@ -169,9 +169,9 @@ double tolerance(const Cases& cases) {
   return rounding_tolerance(cases.from.layout);
 }
 
-class Reshard : public testing::TestWithParam<Pair> {};
+class MeshChange : public testing::TestWithParam<Pair> {};
 
-TEST_P(Reshard, GoesOn) {
+TEST_P(MeshChange, GoesOn) {
   const Cases cases(GetParam());
   const TemporaryFolder folder;
   Trace saved;
@@ -213,7 +213,7 @@ void PrintTo(const Pair& pair, std::ostream* out) {
   *out << name_of(pair);
 }
 
-INSTANTIATE_TEST_SUITE_P(Pairs, Reshard, testing::ValuesIn(kPairs),
+INSTANTIATE_TEST_SUITE_P(Pairs, MeshChange, testing::ValuesIn(kPairs),
                          [](const auto& info) { return name_of(info.param); });
 
 }  // namespace

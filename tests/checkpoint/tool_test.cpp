@@ -7,6 +7,7 @@
 #include <limits>
 #include <numeric>
 
+#include "core/checkpoint/checked_json.h"
 #include "core/checkpoint/difference.h"
 #include "core/checkpoint/listing.h"
 #include "core/checkpoint/rewrite.h"
@@ -197,7 +198,7 @@ TEST(Reshard, ToOneToThreeToTwoIsBitEqual) {
     const std::string name = std::string("start_") + dtype_name(dtype);
     write_fixture(folder / name,
                   {.row_cuts = 3, .column_cuts = 4, .num_shards = 4, .dtype = dtype});
-    write_file(folder / name + "/next_step.json", "{\"loss\": 1}");
+    write_file(folder / name + "/next_step.json", with_checksum("{\n \"loss\": 1\n}\n"));
     std::string before = name;
     for (const int64_t num_shards : {1, 3, 2}) {
       const std::string after = fmt::format("{}_{}", name, num_shards);
@@ -206,7 +207,8 @@ TEST(Reshard, ToOneToThreeToTwoIsBitEqual) {
       EXPECT_THAT(verify_checkpoint(folder / after, {}).notes, IsEmpty());
       expect_equal_tensors(folder / name, folder / after);
       EXPECT_THAT(read_checkpoint_manifest(folder / after).shards, SizeIs(num_shards));
-      EXPECT_EQ(read_file(folder / after + "/next_step.json"), "{\"loss\": 1}");
+      EXPECT_EQ(read_file(folder / after + "/next_step.json"),
+                with_checksum("{\n \"loss\": 1\n}\n"));
       before = after;
     }
   }

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <random>
 
+#include "core/checkpoint/checked_json.h"
 #include "core/checkpoint/checkpoint_reader.h"
 #include "data/file_io.h"
 #include "tests/checkpoint/checkpoint_fixture.h"
@@ -161,7 +162,7 @@ TEST_F(Verify, BlocksThatChangedPlacesAreFound) {
 }
 
 TEST_F(Verify, FilesThatDoNotBelongAreNotedOnly) {
-  write_file(file("next_step.json"), "{}");
+  write_file(file("next_step.json"), with_checksum("{\n}\n"));
   write_file(file("core.1234"), "x");
   const VerifyReport report = verify();
   EXPECT_TRUE(report.intact());
