@@ -24,6 +24,9 @@ constexpr char kUsage[] =
     "Ends with 0 when all steps are done, 75 when it was stopped by a signal or "
     "--exit-duration-in-mins\nand saved: start it again to go on; 76 when a later start of the run "
     "has taken over; 2 for wrong\noptions, 1 for any other failure.\n"
+    "To stop it under mpirun, send mpirun SIGUSR1. At SIGTERM Open MPI's mpirun gives the ranks "
+    "one\n"
+    "second (--mca odls_base_sigkill_timeout for more) and ends with a code of its own.\n"
     "With --verify-layout: checks the layout instead, writes nothing and ends with 0 (the same as "
     "one\nrank) or 3 (not the same).";
 

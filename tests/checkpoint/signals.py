@@ -16,7 +16,7 @@ STEPS = 16
 SAVES = ["--train-iters", str(STEPS), "--save-interval", "5"]
 # At SIGTERM Open MPI's mpirun ends the job in steps of so many seconds (1 unless told otherwise):
 # SIGCONT, SIGTERM, SIGKILL; and it exits with a code of its own.
-MPIRUN_PAUSE = 3
+MPIRUN_PAUSE = 2
 
 
 @contextlib.contextmanager
