@@ -123,12 +123,12 @@ TEST(Certificate, AnyOtherTextIsRefused) {
   const std::string deep = std::string(1000000, '[') + std::string(1000000, ']');
   for (const std::string& other : {std::string("[]"), std::string("3"), std::string("null"), deep,
                                    "{\"setup\": " + deep + "}"})
-    EXPECT_THAT(refusal(other), HasSubstr("is not a resume certificate"));
+    EXPECT_THAT(refusal(other), HasSubstr("its checksum is wrong"));
   for (const char* field :
        {"iteration", "global_batch_size", "batch_hash", "lm_loss", "grad_norm", "setup"}) {
     std::string without = text;
     without.replace(without.find("\"" + std::string(field) + "\"") + 1, 1, "X");
-    EXPECT_THAT(refusal(without), HasSubstr("is not a resume certificate")) << field;
+    EXPECT_THAT(refusal(without), HasSubstr("its checksum is wrong")) << field;
   }
 }
 

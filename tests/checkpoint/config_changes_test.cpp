@@ -86,10 +86,12 @@ TEST(ConfigChanges, EmptyValuesAreEmpty) {
 TEST(ConfigChanges, OptionsThatOneLacksAreEmptyThere) {
   EXPECT_THAT(config_changes(kBefore, with("split = 969,30,1\n", "")),
               ElementsAre(FieldsAre("split", "969,30,1", "", Kind::identity)));
-  EXPECT_THAT(config_changes(with("precision = bf16\n", ""), kBefore),
-              ElementsAre(FieldsAre("precision", "", "bf16", Kind::numeric)));
+  // Options that an older program did not have: at their defaults they change nothing.
+  EXPECT_THAT(config_changes(with("precision = bf16\n", ""), kBefore), IsEmpty());
+  EXPECT_THAT(config_changes(with("num-layers = 16  # default: 12\n", ""), kBefore),
+              ElementsAre(FieldsAre("num-layers", "", "16", Kind::identity)));
   EXPECT_THAT(config_changes("", ""), IsEmpty());
-  EXPECT_EQ(config_changes("", kBefore).size(), 9U);  // all but the empty one
+  EXPECT_EQ(config_changes("", kBefore).size(), 3U);  // those with a comment
 }
 
 TEST(ConfigChanges, ComeInTheOrderOfTheOptions) {

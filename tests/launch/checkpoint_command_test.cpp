@@ -49,12 +49,12 @@ class CheckpointCommand : public testing::Test {
   CheckpointCommand() {
     write_fixture(first_,
                   {.row_cuts = 2, .config_ini = "[Training]\nlr = 0.1  # default: 0\nseed = 2\n"});
-    write_fixture(
-        second_, {.num_shards = 3,
-                  .step = 200,
-                  .seed = 2,
-                  .config_ini =
-                      "[Training]\nlr = 0.2\nseed = 1\nsave = \"a b\"\n[Model]\nnum-layers = 3\n"});
+    write_fixture(second_,
+                  {.num_shards = 3,
+                   .step = 200,
+                   .seed = 2,
+                   .config_ini = "[Training]\nlr = 0.2\nseed = 1\nsave = \"a b\"  # default: "
+                                 "empty\n[Model]\nnum-layers = 3  # default: 12\n"});
     write_file(save_ + "/latest_checkpointed_iteration.txt", "200\n");
   }
   void spoil(const std::string& path) const {
