@@ -72,10 +72,12 @@ void validate_checkpoint(Problems& problems, const RunConfig& config) {
   at_least(problems, "save-report-seconds", c.save_report_seconds, 0);
   at_least(problems, "ckpt-step", c.ckpt_step, -1);
   at_least(problems, "exit-duration-in-mins", c.exit_duration_in_mins, 0);
-  const bool none = c.load_checkpoint.empty() && c.save_interval == 0;
-  if (c.ckpt_step >= 0 && none)
-    report(problems, "ckpt-step {} without checkpoints (save-interval 0): name load-checkpoint",
+  if (c.ckpt_step >= 0 && c.load_checkpoint.empty())
+    report(problems,
+           "ckpt-step {} without load-checkpoint: to go back to an earlier checkpoint give a new "
+           "run-dir, and load-checkpoint with the folder it is in",
            c.ckpt_step);
+  const bool none = c.load_checkpoint.empty() && c.save_interval == 0;
   if (c.resume == ResumeMode::required && none)
     report(problems,
            "resume required without checkpoints (save-interval 0): name load-checkpoint, or try "

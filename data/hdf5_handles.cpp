@@ -2,6 +2,20 @@
 #include "data/hdf5_handles.h"
 
 namespace phalanx::hdf5 {
+namespace {
+
+/// "file write failed: time = ..., errno = 27, error message = 'File too large', buf = 0x..." as
+/// "file write failed: File too large"; any other text as it is.
+std::string without_noise(const std::string& text) {
+  constexpr std::string_view kMark = "error message = '";
+  const size_t mark = text.find(kMark);
+  const size_t end = mark == text.npos ? mark : text.find('\'', mark + kMark.size());
+  if (end == text.npos) return text;
+  const size_t begin = mark + kMark.size();
+  return text.substr(0, text.find(": ")) + ": " + text.substr(begin, end - begin);
+}
+
+}  // namespace
 
 std::string reason() {
   std::string reason;
@@ -13,7 +27,7 @@ std::string reason() {
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_first, &reason);
   H5Eclear2(H5E_DEFAULT);
   std::erase(reason, '\n');  // some reasons hold the time of day with its line end
-  return reason.empty() ? "unknown HDF5 error" : reason;
+  return reason.empty() ? "unknown HDF5 error" : without_noise(reason);
 }
 
 hid_t file_type(DType dtype) {

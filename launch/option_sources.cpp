@@ -95,7 +95,8 @@ Setting setting_of(const po::option& parsed, const OptionTable& table) {
 
 std::string environment_option(const std::string& variable) {
   constexpr std::string_view kPrefix = "PHALANX_";
-  if (!variable.starts_with(kPrefix)) return {};
+  // PHALANX_FAULT and PHALANX_FAULT_SECONDS (core/checkpoint/fault_hook.h) are no options.
+  if (!variable.starts_with(kPrefix) || variable.starts_with("PHALANX_FAULT")) return {};
   std::string name = variable.substr(kPrefix.size());
   std::ranges::transform(name, name.begin(), [](unsigned char c) {
     return c == '_' ? '-' : static_cast<char>(std::tolower(c));

@@ -66,14 +66,15 @@ int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
   stop_on_signals(config.checkpoint.exit_signals);
   std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its write, not our end
   const TrainingResult result = run_training(config, config_ini(config), *backend, groups, mesh);
+  // A start that found all steps done, or was stopped before the first, has no loss to tell.
+  const auto loss = [](const char* name, double value) {
+    return std::isfinite(value) ? fmt::format(", {} {:.4f}", name, value) : "";
+  };
   if (ranks.rank == 0)
-    std::printf("%s %lld steps, last loss %.4f%s; everything is in %s\n",
-                result.stopped == StopReason::none ? "trained" : "stopped after",
-                static_cast<long long>(result.steps), result.final_loss,
-                std::isfinite(result.validation_loss)
-                    ? fmt::format(", validation loss {:.4f}", result.validation_loss).c_str()
-                    : "",
-                config.training.run_dir.c_str());
+    fmt::print("{} {} steps{}{}; everything is in {}\n",
+               result.stopped == StopReason::none ? "trained" : "stopped after", result.steps,
+               loss("last loss", result.final_loss),
+               loss("validation loss", result.validation_loss), config.training.run_dir);
   return result.stopped == StopReason::none ? kExitDone : kExitStopped;
 }
 

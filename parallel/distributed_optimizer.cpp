@@ -6,6 +6,16 @@
 
 namespace phalanx {
 
+Piece piece_of(const OptimizerShard& shard) {
+  return piece_of(*shard.parameter, shard.row_begin, shard.row_end);
+}
+
+std::vector<Piece> pieces_of(const std::vector<OptimizerShard>& shards) {
+  std::vector<Piece> pieces;
+  for (const OptimizerShard& shard : shards) pieces.push_back(piece_of(shard));
+  return pieces;
+}
+
 DistributedOptimizer::DistributedOptimizer(ParameterStore& store, GradientBuffer& gradients,
                                            Backend& backend, const ProcessGroups& groups,
                                            const OptimizerConfig& config)

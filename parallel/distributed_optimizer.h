@@ -7,6 +7,7 @@
 
 #include "parallel/gradient_buffer.h"
 #include "parallel/optimizer_config.h"
+#include "parallel/piece_table.h"
 #include "parallel/process_groups.h"
 
 namespace phalanx {
@@ -21,6 +22,10 @@ struct OptimizerShard {
   Tensor gradient;                     // reduced, after finish_sync
   Tensor master, exp_avg, exp_avg_sq;  // views
 };
+
+/// The rectangle of the global tensor that it is.
+Piece piece_of(const OptimizerShard& shard);
+std::vector<Piece> pieces_of(const std::vector<OptimizerShard>& shards);
 
 class DistributedOptimizer {
  public:

@@ -12,11 +12,13 @@
 namespace {
 
 std::atomic<int64_t> all_threads{0};
+std::atomic<int64_t> all_bytes{0};
 thread_local int64_t this_thread = 0;
 
 void* counted(std::size_t bytes, std::size_t alignment) noexcept {
   ++all_threads;
   ++this_thread;
+  all_bytes += static_cast<int64_t>(bytes);
   void* block = nullptr;
   const std::size_t least = std::max(alignment, sizeof(void*));
   return posix_memalign(&block, least, bytes) == 0 ? block : nullptr;
@@ -38,6 +40,9 @@ int64_t count_allocations() {
 }
 int64_t count_allocations_of_this_thread() {
   return this_thread;
+}
+int64_t count_allocated_bytes() {
+  return all_bytes;
 }
 }  // namespace phalanx
 

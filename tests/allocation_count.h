@@ -9,5 +9,7 @@ namespace phalanx {
 int64_t count_allocations();
 /// By the calling thread.
 int64_t count_allocations_of_this_thread();
+/// Bytes that all threads have asked for so far.
+int64_t count_allocated_bytes();
 
 }  // namespace phalanx

@@ -57,7 +57,8 @@ void visit_fields(Config& config, Visitor& visit) {
   visit("load-checkpoint", config.load_checkpoint,
         "start from this checkpoint (run folder, folder of checkpoints, or one iter_ folder) while "
         "the save folder has none of its own");
-  visit("ckpt-step", config.ckpt_step, "load this iteration and no other; -1: the newest good one");
+  visit("ckpt-step", config.ckpt_step,
+        "of load-checkpoint, this iteration and no other; -1: the newest good one");
   visit("allow-missing-tensors", config.allow_missing_tensors,
         "tensors that the checkpoint may lack (they keep their starting values); NAME* for many");
   visit("allow-unexpected-tensors", config.allow_unexpected_tensors,

@@ -47,7 +47,7 @@ class Loading {
         manifest_(manifest),
         target_(target),
         watchdog_(watchdog),
-        table_(own_pieces(), target.world) {
+        table_(pieces_of(target.optimizer.shards()), target.world) {
     for (const OptimizerShard& shard : target_.optimizer.shards())
       shards_of_[shard.parameter->spec.name].push_back(&shard);
   }
@@ -127,13 +127,6 @@ class Loading {
   }
 
  private:
-  std::vector<Piece> own_pieces() const {
-    std::vector<Piece> pieces;
-    for (const OptimizerShard& shard : target_.optimizer.shards())
-      pieces.push_back(piece_of(*shard.parameter, shard.row_begin, shard.row_end));
-    return pieces;
-  }
-
   bool needs(const SavedShard& shard) const {
     return std::ranges::any_of(
         shard.blocks, [&](const SavedBlock& block) { return shards_of_.contains(block.tensor); });
@@ -149,7 +142,7 @@ class Loading {
 
   /// The part of `block` that lies in `own`, into all three of its tensors.
   void read_block(const PositionalFile& file, const SavedBlock& block, const OptimizerShard& own) {
-    const Piece piece = piece_of(*own.parameter, own.row_begin, own.row_end);
+    const Piece piece = piece_of(own);
     BlockRange range;
     for (const size_t dim : {0U, 1U}) {
       range.offset[dim] = std::max(block.offset[dim], piece.offset[dim]);
@@ -158,7 +151,7 @@ class Loading {
           range.offset[dim];
       if (range.size[dim] <= 0) return;
     }
-    const std::array<Tensor, kNumParts> parts{own.master, own.exp_avg, own.exp_avg_sq};
+    const std::array<Tensor, kNumParts> parts = parts_of(own);
     for (int part = 0; part < kNumParts; ++part) {
       const Tensor& whole = parts[static_cast<size_t>(part)];
       const int64_t row = range.offset[0] - piece.offset[0];
@@ -182,7 +175,7 @@ class Loading {
       const int64_t first = own->parameter->offset[0] + own->row_begin;
       if (planned.row_begin < first || planned.row_end > own->parameter->offset[0] + own->row_end)
         continue;
-      const std::array<Tensor, kNumParts> parts{own->master, own->exp_avg, own->exp_avg_sq};
+      const std::array<Tensor, kNumParts> parts = parts_of(*own);
       for (size_t part = 0; part < kNumParts; ++part)
         sums[part] +=
             tensor_digest(parts[part].slice(planned.row_begin - first, planned.row_end - first),

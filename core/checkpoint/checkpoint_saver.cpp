@@ -2,14 +2,12 @@
 // ranks at step boundaries.
 #include "core/checkpoint/checkpoint_saver.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <map>
 
 #include "core/checkpoint/agreement.h"
 #include "core/checkpoint/fault_hook.h"
-#include "core/checkpoint/index_file.h"
+#include "core/checkpoint/seal.h"
 #include "core/checkpoint/shard_file.h"
 #include "core/checkpoint/tensor_digest.h"
 #include "kernels/base/log.h"
@@ -27,11 +25,6 @@ constexpr char kFailed[] = "failed: ";
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
-
-/// The three parts of a shard in the order of kPartPrefix.
-std::array<Tensor, kNumParts> parts_of(const OptimizerShard& shard) {
-  return {shard.master, shard.exp_avg, shard.exp_avg_sq};
 }
 
 }  // namespace
@@ -57,9 +50,7 @@ CheckpointSaver::~CheckpointSaver() {
 }
 
 void CheckpointSaver::plan_blocks() {
-  std::vector<Piece> pieces;
-  for (const OptimizerShard& shard : source_.shards)
-    pieces.push_back(piece_of(*shard.parameter, shard.row_begin, shard.row_end));
+  const std::vector<Piece> pieces = pieces_of(source_.shards);
   const PieceTable table(pieces, source_.world);
   std::map<int64_t, size_t> shard_of_entry;
   for (size_t i = 0; i < pieces.size(); ++i) shard_of_entry[table.find(pieces[i])] = i;
@@ -121,6 +112,7 @@ std::string CheckpointSaver::start(const TrainCounters& counters, int64_t num_up
     shard_seconds_ = seconds_since(begin);
   });
   outcome_.stall_seconds = seconds_since(began_);
+  outcome_.snapshot_seconds = outcome_.stall_seconds;
   return {};
 }
 
@@ -160,6 +152,7 @@ SavedShard CheckpointSaver::write_shard(const std::string& folder) {
         block.digest[part] +=
             tensor_digest(piece, {block.offset[0] + row, block.offset[1]}, columns);
         file.write(block.place[part] + row * row_bytes, from, piece.bytes());
+        file.start_writing_back(block.place[part] + row * row_bytes, piece.bytes());
         from += piece.bytes();
       }
   }
@@ -213,14 +206,7 @@ void CheckpointSaver::begin_commit() {
 void CheckpointSaver::commit() {
   {
     const IoWatchdog::Watch watch(watchdog_, "completing", writing_);
-    const std::string index = writing_ + "/index.h5";
-    write_index(index, manifest_);
-    const std::string bytes = read_file(index);
-    manifest_.index_bytes = std::ssize(bytes);
-    manifest_.index_digest = XXH3_64bits(bytes.data(), bytes.size());
-    const std::string text = manifest_json(manifest_);
-    write_file(writing_ + "/manifest.json", text);
-    write_file(writing_ + "/COMMITTED", committed_text(manifest_.counters.step, text));
+    seal_checkpoint(writing_, manifest_);
     folder_->commit(manifest_.counters.step);
   }
   outcome_.durable_seconds = seconds_since(began_);
@@ -232,6 +218,7 @@ SaveOutcome CheckpointSaver::outcome(const std::string& problem) {
   phase_ = Phase::idle;
   outcome_.problem = problem;
   if (folder_ != nullptr && !problem.empty()) folder_->abandon(outcome_.iteration);
+  outcome_.snapshot_seconds = source_.world.all_reduce(outcome_.snapshot_seconds, ReduceOp::max);
   outcome_.stall_seconds = source_.world.all_reduce(outcome_.stall_seconds, ReduceOp::max);
   outcome_.durable_seconds = source_.world.all_reduce(outcome_.durable_seconds, ReduceOp::max);
   return outcome_;
@@ -244,7 +231,9 @@ std::optional<SaveOutcome> CheckpointSaver::finish() {
     if (work_.valid()) work_.wait();
     result = poll();
   }
-  if (result) result->stall_seconds += seconds_since(begin);
+  if (result)
+    result->stall_seconds =
+        source_.world.all_reduce(result->stall_seconds + seconds_since(begin), ReduceOp::max);
   return result;
 }
 

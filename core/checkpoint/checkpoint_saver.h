@@ -36,17 +36,18 @@ struct SaveOptions {
   std::chrono::milliseconds report_after{0};  // a file that takes longer is named; 0: never
 };
 
-/// What became of a save; the same on every rank.
+/// What became of a save; the same on every rank, but for `retired`.
 struct SaveOutcome {
   int64_t iteration = 0;
   std::string problem;           // empty: the checkpoint is durable
+  double snapshot_seconds = 0;   // that copying the state took, of the slowest rank
   double stall_seconds = 0;      // that training stood still for it, of the slowest rank
   double durable_seconds = 0;    // from its start until it was on disk under its name
   int64_t bytes = 0;             // of all tensors
   int slowest_rank = 0;          // of those that write
   double slowest_seconds = 0;    // it took to write and sync its shard
   int64_t slowest_bytes = 0;     // of that shard
-  std::vector<int64_t> retired;  // iterations deleted since
+  std::vector<int64_t> retired;  // iterations deleted since; on rank 0
 };
 
 /// One per rank; methods are collective over the world and for one thread. Holds host memory for
@@ -56,7 +57,8 @@ class CheckpointSaver {
  public:
   /// `folder` on rank 0, which must outlive this object; nullptr elsewhere.
   CheckpointSaver(const SaveSource& source, SaveOptions options, SaveFolder* folder);
-  /// Waits for what is being written; it never becomes a checkpoint.
+  /// Waits for what is being written; it never becomes a checkpoint unless a `poll` has begun to
+  /// commit it.
   ~CheckpointSaver();
   CheckpointSaver(const CheckpointSaver&) = delete;
   CheckpointSaver& operator=(const CheckpointSaver&) = delete;

@@ -15,7 +15,10 @@
 namespace phalanx {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using Json = nlohmann::ordered_json;  // to write, in the order of the fields
+// To read: an ordered object copies its values whenever it grows, which takes time and, for every
+// level that a broken file may have, stack.
+using Parsed = nlohmann::json;
 
 constexpr char kFormat[] = "phalanx checkpoint 1";
 // No tensor is larger; keeps products and sums of sizes inside 64 bits.
@@ -26,52 +29,53 @@ std::string hex(uint64_t value) {
   return fmt::format("{:016x}", value);
 }
 
-/// A value for a message: not all of a list, which in a damaged file may be as deep as it is long.
-std::string text_of(const Json& value) {
+/// For messages. Lists and objects by their type only, because to print them takes stack for every
+/// level, and any text may be in the file.
+std::string shown(const Parsed& value) {
   return value.is_structured() ? value.type_name() : value.dump();
 }
 
 /// Reads fields of one JSON object; whatever is not as it must be is damage.
 class Reader {
  public:
-  Reader(const Json& json, std::string where) : json_(json), where_(std::move(where)) {
+  Reader(const Parsed& json, std::string where) : json_(json), where_(std::move(where)) {
     check_intact(json.is_object(), where_, " is not a JSON object");
   }
 
   int64_t number(const char* key, int64_t least = 0) const {
-    const Json& value = at(key);
+    const Parsed& value = at(key);
     check_intact(value.is_number_integer() && !value.is_number_float() &&
                      (!value.is_number_unsigned() || value.get<uint64_t>() <= INT64_MAX),
-                 where_, ": ", key, " is not a whole number but ", text_of(value));
+                 where_, ": ", key, " is not a whole number but ", shown(value));
     const auto result = value.get<int64_t>();
     check_intact(result >= least, where_, ": ", key, " is ", result, ", expected at least ", least);
     return result;
   }
   std::string text(const char* key) const {
-    const Json& value = at(key);
-    check_intact(value.is_string(), where_, ": ", key, " is not a text but ", text_of(value));
+    const Parsed& value = at(key);
+    check_intact(value.is_string(), where_, ": ", key, " is not a text but ", shown(value));
     return value.get<std::string>();
   }
   uint64_t digest(const char* key) const { return parse_digest(at(key), key); }
-  const Json& list(const char* key) const {
-    const Json& value = at(key);
+  const Parsed& list(const char* key) const {
+    const Parsed& value = at(key);
     check_intact(value.is_array(), where_, ": ", key, " is not a list");
     return value;
   }
   std::vector<int64_t> numbers(const char* key, size_t least, size_t most) const {
-    const Json& values = list(key);
+    const Parsed& values = list(key);
     check_intact(values.size() >= least && values.size() <= most, where_, ": ", key, " has ",
                  values.size(), " numbers");
     std::vector<int64_t> result;
-    for (const Json& value : values) {
+    for (const Parsed& value : values) {
       check_intact(value.is_number_unsigned() && value.get<uint64_t>() <= INT64_MAX, where_, ": ",
-                   key, " holds ", text_of(value), ", expected numbers from 0 on");
+                   key, " holds ", shown(value), ", expected numbers from 0 on");
       result.push_back(value.get<int64_t>());
     }
     return result;
   }
   std::array<uint64_t, kNumParts> digests(const char* key) const {
-    const Json& values = list(key);
+    const Parsed& values = list(key);
     check_intact(values.size() == kNumParts, where_, ": ", key, " has ", values.size(),
                  " checksums, expected ", kNumParts);
     std::array<uint64_t, kNumParts> result{};
@@ -80,19 +84,19 @@ class Reader {
   }
 
  private:
-  const Json& at(const char* key) const {
+  const Parsed& at(const char* key) const {
     const auto place = json_.find(key);
     check_intact(place != json_.end(), where_, " has no ", key);
     return *place;
   }
-  uint64_t parse_digest(const Json& value, const char* key) const {
+  uint64_t parse_digest(const Parsed& value, const char* key) const {
     const std::string text = value.is_string() ? value.get<std::string>() : "";
     check_intact(text.size() == 16 && text.find_first_not_of("0123456789abcdef") == text.npos,
-                 where_, ": ", key, " is not a checksum but ", text_of(value));
+                 where_, ": ", key, " is not a checksum but ", shown(value));
     return std::stoull(text, nullptr, 16);
   }
 
-  const Json& json_;
+  const Parsed& json_;
   std::string where_;
 };
 
@@ -115,7 +119,7 @@ Json to_json(const SavedShard& shard) {
           {"blocks", std::move(blocks)}};
 }
 
-SavedTensor read_tensor(const Json& json, const std::string& path) {
+SavedTensor read_tensor(const Parsed& json, const std::string& path) {
   const Reader reader(json, path + ": a tensor");
   SavedTensor tensor{.name = reader.text("name"), .shape = {}};
   check_intact(!tensor.name.empty(), path, ": a tensor has no name");
@@ -128,7 +132,7 @@ SavedTensor read_tensor(const Json& json, const std::string& path) {
   return tensor;
 }
 
-SavedBlock read_block(const Json& json, const std::string& path) {
+SavedBlock read_block(const Parsed& json, const std::string& path) {
   const Reader reader(json, path + ": a block");
   SavedBlock block{.tensor = reader.text("tensor")};
   const auto offset = reader.numbers("offset", 2, 2);
@@ -141,7 +145,7 @@ SavedBlock read_block(const Json& json, const std::string& path) {
   return block;
 }
 
-SavedShard read_shard(const Json& json, const std::string& path) {
+SavedShard read_shard(const Parsed& json, const std::string& path) {
   const Reader reader(json, path + ": a shard");
   SavedShard shard{.file = reader.text("file"),
                    .bytes = reader.number("bytes"),
@@ -151,7 +155,7 @@ SavedShard read_shard(const Json& json, const std::string& path) {
   check_intact(
       !shard.file.empty() && shard.file.find('/') == std::string::npos && shard.file.front() != '.',
       path, ": '", shard.file, "' is not the name of a shard");
-  for (const Json& block : reader.list("blocks")) shard.blocks.push_back(read_block(block, path));
+  for (const Parsed& block : reader.list("blocks")) shard.blocks.push_back(read_block(block, path));
   return shard;
 }
 
@@ -208,7 +212,7 @@ void check_cover(const Manifest& manifest, const std::string& path) {
   }
 }
 
-Manifest read_json(const Json& json, const std::string& path) {
+Manifest read_json(const Parsed& json, const std::string& path) {
   const Reader reader(json, path);
   check_intact(reader.text("format") == kFormat, path, " has format '", reader.text("format"),
                "', expected '", kFormat, "'");
@@ -232,9 +236,9 @@ Manifest read_json(const Json& json, const std::string& path) {
   manifest.dtype = dtype == "f32" ? DType::f32 : DType::f64;
   manifest.index_bytes = reader.number("index_bytes");
   manifest.index_digest = reader.digest("index_checksum");
-  for (const Json& tensor : reader.list("tensors"))
+  for (const Parsed& tensor : reader.list("tensors"))
     manifest.tensors.push_back(read_tensor(tensor, path));
-  for (const Json& shard : reader.list("shards"))
+  for (const Parsed& shard : reader.list("shards"))
     manifest.shards.push_back(read_shard(shard, path));
   return manifest;
 }
@@ -304,13 +308,13 @@ std::string shard_json(const SavedShard& shard) {
 
 SavedShard parse_shard(const std::string& text) {
   const std::string path = "a rank's list of blocks";
-  const Json json = Json::parse(text, nullptr, false);
+  const Parsed json = Parsed::parse(text, nullptr, false);
   check_intact(!json.is_discarded(), path, " is not JSON");
   return read_shard(json, path);
 }
 
 Manifest parse_manifest(const std::string& text, const std::string& path) {
-  const Json json = Json::parse(text, nullptr, false);
+  const Parsed json = Parsed::parse(text, nullptr, false);
   check_intact(!json.is_discarded(), path, " is not JSON");
   Manifest manifest = read_json(json, path);
   check_ascending(manifest.tensors, &SavedTensor::name, path);

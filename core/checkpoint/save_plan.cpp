@@ -123,6 +123,10 @@ class SavePlanner {
 
 }  // namespace
 
+std::array<Tensor, kNumParts> parts_of(const OptimizerShard& shard) {
+  return {shard.master, shard.exp_avg, shard.exp_avg_sq};
+}
+
 std::vector<PlannedBlock> plan_save(const PieceTable& table) {
   return SavePlanner(table).plan();
 }

@@ -4,7 +4,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "parallel/piece_table.h"
+#include "core/checkpoint/manifest.h"
+#include "parallel/distributed_optimizer.h"
 
 namespace phalanx {
 
@@ -14,7 +15,12 @@ struct PlannedBlock {
   int rank = 0;
   int64_t row_begin = 0;  // of the global tensor; columns are all those of the piece
   int64_t row_end = 0;
+
+  bool operator==(const PlannedBlock&) const = default;
 };
+
+/// The tensors of a shard that a checkpoint keeps, in the order of kPartPrefix.
+std::array<Tensor, kNumParts> parts_of(const OptimizerShard& shard);
 
 /// Covers every tensor of `table` without overlap, in the order of the table (name, column, row).
 /// What only one rank holds is that rank's; what several hold (tied embeddings, whose shards may be

@@ -30,7 +30,8 @@ struct VerifyReport {
 void verify_index(const std::string& folder, const Manifest& manifest);
 
 /// Everything that is wrong with the checkpoint in `folder`: COMMITTED, manifest, index, sizes and
-/// frames of shards, every block of every part; next_step.json if there is one. Never throws because of damage.
+/// frames of shards, every block of every part; next_step.json if there is one. Never throws
+/// because of damage.
 VerifyReport verify_checkpoint(const std::string& folder, const VerifyOptions& options);
 
 }  // namespace phalanx

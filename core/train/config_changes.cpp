@@ -25,10 +25,12 @@ std::vector<IniOption> read_options(const std::string& text) {
     if (line.starts_with('[')) section = line.substr(1, line.find(']') - 1);
     const auto equals = line.find(" =");
     if (line.starts_with('#') || line.starts_with('[') || equals == std::string::npos) continue;
-    std::string value = line.substr(std::min(line.size(), equals + 3));
-    const auto comment = value.rfind(kComment);
-    value = value.substr(0, comment);
-    options.push_back({section, line.substr(0, equals), value, comment == std::string::npos});
+    // Cut off first: an empty value is followed by it at once.
+    const auto comment = line.rfind(kComment);
+    const std::string name = line.substr(0, equals);
+    line.resize(std::min(line.size(), comment));
+    const std::string value = line.substr(std::min(line.size(), equals + 3));
+    options.push_back({section, name, value, comment == std::string::npos});
   }
   return options;
 }

@@ -86,12 +86,11 @@ double deviation(const OptimizerShard& shard, const std::vector<double>& own,
 class Comparison {
  public:
   Comparison(const LayoutCase& which, Backend& backend, ProcessGroup& world, int64_t step)
-      : which_(which), backend_(backend), world_(world), step_(step) {
-    const int64_t terms = which.shape.positions * which.shape.sequences * which.model.copies() *
-                          which.num_micro_batches * which.model.hidden_size;
-    rounding_ =
-        kRoundingFactor * dtype_epsilon(which.dtype) * std::sqrt(static_cast<double>(terms));
-  }
+      : which_(which),
+        backend_(backend),
+        world_(world),
+        step_(step),
+        rounding_(rounding_tolerance(which)) {}
 
   // Asked on all ranks: what is wrong on one of them only must end the comparison everywhere.
   void scalar(const std::string& what, double own, double reference) {
@@ -179,7 +178,7 @@ class Comparison {
   Backend& backend_;
   ProcessGroup& world_;
   int64_t step_;
-  double rounding_ = 0;
+  double rounding_;
   std::vector<LayoutDifference> found_;
   LayoutStatistics statistics_;
 };
@@ -232,6 +231,12 @@ std::vector<SingleAxis> single_axes(const ParallelConfig& all) {
 }
 
 }  // namespace
+
+double rounding_tolerance(const LayoutCase& which) {
+  const int64_t terms = which.shape.positions * which.shape.sequences * which.model.copies() *
+                        which.num_micro_batches * which.model.hidden_size;
+  return kRoundingFactor * dtype_epsilon(which.dtype) * std::sqrt(static_cast<double>(terms));
+}
 
 std::vector<LayoutDifference> compare_with_one_rank(const LayoutCase& which, Backend& backend,
                                                     ProcessGroups& groups,

@@ -22,6 +22,10 @@ struct LayoutDifference {
   std::string axis;    // the axis that is wrong on its own, or "the combination of axes"
 };
 
+/// Rounding of loss and gradients in another order of sums, relative to the largest value:
+/// c eps sqrt(terms) of the longest sum of the case.
+double rounding_tolerance(const LayoutCase& which);
+
 /// What was compared, over all steps.
 struct LayoutStatistics {
   int64_t num_sharded_layers = 0;  // of this rank, whose weights are whole only while they run

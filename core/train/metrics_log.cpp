@@ -118,10 +118,8 @@ MetricsLog::MetricsLog(const RunFacts& facts, const Files& files, std::FILE* out
       // mpirun gives its ranks a pseudo-terminal for stdout even when its own goes to a file, but a
       // pipe for stderr: only both together are a person's terminal.
       terminal_(isatty(fileno(out)) != 0 && isatty(STDERR_FILENO) != 0),
-      metrics_file_(files.metrics, std::ios::app),
-      tensorboard_(files.tensorboard_folder) {
-  check(metrics_file_.good(), "cannot write ", files_.metrics, "; is the run folder writable?");
-}
+      metrics_file_(files.metrics),
+      tensorboard_(files.tensorboard_folder) {}
 
 void MetricsLog::step(const TrainCounters& counters, const StepMetrics& metrics, double seconds,
                       const std::vector<GroupTraffic>& communication) {
@@ -133,7 +131,7 @@ void MetricsLog::step(const TrainCounters& counters, const StepMetrics& metrics,
                                        {"learning-rate", metrics.learning_rate},
                                        {"tokens-per-second", rate},
                                        {"mfu", utilisation(facts_, rate)}}};
-  tensorboard_.write(counters.step, scalars);
+  write_scalars(counters.step, scalars);
 
   interval_.steps += 1;
   interval_.skipped += metrics.skipped ? 1 : 0;
@@ -167,7 +165,7 @@ void MetricsLog::validation(const TrainCounters& counters, const ValidationMetri
                            json_number(metrics.z_loss), json_number(perplexity), metrics.tokens));
   const std::array<Scalar, 2> scalars{
       {{"lm loss validation", metrics.loss}, {"lm loss validation ppl", perplexity}}};
-  tensorboard_.write(counters.step, scalars);
+  write_scalars(counters.step, scalars);
 }
 
 void MetricsLog::pipeline(const TrainCounters& counters, double predicted_bubble,
@@ -200,12 +198,18 @@ void MetricsLog::show_status(const TrainCounters& counters, const StepMetrics& m
 }
 
 void MetricsLog::write_record(const std::string& record) {
-  metrics_file_ << record << '\n' << std::flush;
-  if (!metrics_file_.good() && !records_lost_)
-    message("CANNOT WRITE to " + files_.metrics +
+  tell_loss(metrics_file_.append(record + "\n"), metrics_file_.path(), records_lost_);
+}
+
+void MetricsLog::write_scalars(int64_t step, std::span<const Scalar> scalars) {
+  tell_loss(tensorboard_.write(step, scalars), tensorboard_.path(), scalars_lost_);
+}
+
+void MetricsLog::tell_loss(bool written, const std::string& file, bool& told) {
+  if (!written && !told)
+    message("CANNOT WRITE to " + file +
             "; is the disk full? Records are lost until it can; training goes on");
-  records_lost_ = !metrics_file_.good();
-  metrics_file_.clear();
+  told = !written;
 }
 
 }  // namespace phalanx

@@ -5,12 +5,13 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
-#include <fstream>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "core/train/communication_log.h"
+#include "core/train/record_file.h"
 #include "core/train/tensorboard_writer.h"
 #include "core/train/train_state.h"
 #include "core/train/train_step.h"
@@ -83,6 +84,8 @@ class MetricsLog {
   void print_line(const std::string& line);
   void show_status(const TrainCounters& counters, const StepMetrics& metrics, double seconds);
   void write_record(const std::string& record);
+  void write_scalars(int64_t step, std::span<const Scalar> scalars);
+  void tell_loss(bool written, const std::string& file, bool& told);
 
   RunFacts facts_;
   Files files_;
@@ -90,7 +93,8 @@ class MetricsLog {
   bool terminal_;
   bool status_shown_ = false;
   bool records_lost_ = false;
-  std::ofstream metrics_file_;
+  bool scalars_lost_ = false;
+  RecordFile metrics_file_;
   TensorBoardWriter tensorboard_;
   LogInterval interval_;
 };

@@ -8,7 +8,8 @@
 namespace phalanx {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using Json = nlohmann::ordered_json;  // to write, in the order of the fields
+using Parsed = nlohmann::json;        // to read any text: an ordered object copies what is in it
 
 }  // namespace
 
@@ -33,7 +34,7 @@ ResumeCertificate parse_certificate(const std::string& text, const std::string& 
       has_its_checksum(text), path,
       " is damaged: it is not what was written (its checksum is wrong); delete it to go on without "
       "a resume certificate");
-  const Json json = Json::parse(text, nullptr, false);
+  const Parsed json = Parsed::parse(text, nullptr, false);
   const auto is_text = [&](const char* key) { return json.contains(key) && json[key].is_string(); };
   const auto is_number = [&](const char* key) {
     return json.contains(key) && json[key].is_number_unsigned() &&

@@ -22,58 +22,42 @@ using std::chrono::steady_clock;
 constexpr double kMebibyte = 1024.0 * 1024.0;
 // Between looks at whether a later start has claimed the folder.
 constexpr auto kFencePause = std::chrono::seconds(5);
-// Of a disk nothing is known about yet, in bytes per second.
+// Of a disk nothing is known about yet: bytes per second, and seconds for the syncs of one save.
 constexpr double kSlowDisk = 100e6;
+constexpr double kSlowSyncs = 1;
 
 std::chrono::milliseconds report_after(const CheckpointConfig& config) {
   return std::chrono::seconds(config.save_report_seconds);
 }
 
-/// Checkpoints in what --load-checkpoint may name: one of them, a save folder, a run folder.
-std::vector<SaveEntry> find_checkpoints(const std::string& path) {
-  if (file_exists(path + "/manifest.json")) {
-    const Manifest manifest = read_checkpoint_manifest(path);
-    return {{manifest.counters.step, path}};
-  }
-  const std::vector<SaveEntry> list = list_checkpoints(path);
-  return list.empty() ? list_checkpoints(path + "/checkpoints") : list;
-}
-
-/// A save folder without complete checkpoints that once had some, or was to have.
-bool lost_its_checkpoints(const std::string& save) {
-  if (!std::filesystem::is_directory(save)) return false;
-  return std::ranges::any_of(names_in(save), [](const std::string& name) {
-    const auto found = parse_save_name(name);
-    return name == kLatestFile || (found && found->kind != kWriting && found->kind != kDeleting);
-  });
-}
-
 }  // namespace
 
-std::string save_folder(const RunConfig& config) {
-  const std::string& save = config.checkpoint.save;
-  return save.empty() ? config.training.run_dir + "/checkpoints" : save;
-}
-
-RunCheckpoints::RunCheckpoints(Facts facts, TrainState& state, const ParameterStore& store,
+RunCheckpoints::RunCheckpoints(RunIdentity run, TrainState& state, const ParameterStore& store,
                                Backend& backend)
-    : facts_(std::move(facts)),
+    : run_(std::move(run)),
       state_(state),
       target_{store, state.optimizer, state.gradients, backend, *state.groups.world},
       watchdog_(fmt::format("rank {}", state.groups.world->rank()),
-                report_after(facts_.config.checkpoint),
+                report_after(run_.config.checkpoint),
                 [](const std::string& text) { log_info("{}", text); }),
-      fence_checked_(steady_clock::now()) {
-  const CheckpointConfig& config = facts_.config.checkpoint;
+      fence_checked_(steady_clock::now()) {}
+
+/// Takes the save folder over. What this start would be refused for anyway is looked at before,
+/// because a mistaken command must not end a run that is alive.
+void RunCheckpoints::claim() {
+  const CheckpointConfig& config = run_.config.checkpoint;
   if (config.save_interval == 0) return;
-  if (is_first()) folder_ = std::make_unique<SaveFolder>(save_folder(facts_.config));
+  if (is_first()) {
+    refuse_other_run(run_);
+    folder_ = std::make_unique<SaveFolder>(save_folder(run_.config));
+  }
   saver_ = std::make_unique<CheckpointSaver>(
-      SaveSource{store, state.optimizer.shards(), backend, *state.groups.world},
-      SaveOptions{.config_ini = facts_.config_ini,
-                  .tokenizer_hash = facts_.tokenizer_hash,
+      SaveSource{target_.store, state_.optimizer.shards(), target_.backend, target_.world},
+      SaveOptions{.config_ini = run_.config_ini,
+                  .tokenizer_hash = run_.tokenizer_hash,
                   .code_version = code_version(),
-                  .layout = facts_.layout,
-                  .order_samples = facts_.order_samples,
+                  .layout = run_.layout,
+                  .order_samples = run_.order_samples,
                   .retention = {config.save_keep_last, config.save_retain_interval},
                   .report_after = report_after(config)},
       folder_.get());
@@ -87,62 +71,10 @@ void RunCheckpoints::say(const std::string& text) const {
     log_info("{}", text);
 }
 
-// On rank 0.
-std::vector<std::string> RunCheckpoints::candidates() const {
-  const CheckpointConfig& config = facts_.config.checkpoint;
-  const std::string save = save_folder(facts_.config);
-  std::vector<SaveEntry> list =
-      config.save_interval == 0 ? std::vector<SaveEntry>{} : list_checkpoints(save);
-  check_usage(config.resume != ResumeMode::never || list.empty(), save,
-              " holds checkpoints of an earlier run (the newest is of iteration ",
-              list.empty() ? 0 : list.front().iteration,
-              "); give another --run-dir or --save, or --resume auto to go on with it");
-  check_usage(!list.empty() || config.save_interval == 0 || !lost_its_checkpoints(save), save,
-              " held checkpoints once, and none of them is complete now: refusing to start from "
-              "scratch. Restore one, name one by --load-checkpoint, or give another --save");
-  if (!list.empty() && folder_ != nullptr) tell_of_lost(list.front().iteration);
-  if (list.empty() && !config.load_checkpoint.empty()) {
-    list = find_checkpoints(config.load_checkpoint);
-    check_usage(!list.empty(), "--load-checkpoint ", config.load_checkpoint,
-                " holds no complete checkpoint; name a run folder, its checkpoints folder or one "
-                "iter_ folder");
-  }
-  if (config.ckpt_step >= 0)
-    std::erase_if(list,
-                  [&](const SaveEntry& entry) { return entry.iteration != config.ckpt_step; });
-  check_usage(config.ckpt_step < 0 || !list.empty(), "--ckpt-step ", config.ckpt_step,
-              ": there is no complete checkpoint of that iteration");
-  check_usage(config.resume != ResumeMode::required || !list.empty(),
-              "--resume required: there is no checkpoint in ", save);
-  std::vector<std::string> paths;
-  for (const SaveEntry& entry : list) paths.push_back(entry.path);
-  return paths;
-}
-
-/// No crash leaves a checkpoint's name without COMMITTED, nor a latest file ahead of the newest
-/// checkpoint: something was deleted since, and whoever looks at the log should know.
-void RunCheckpoints::tell_of_lost(int64_t newest) const {
-  const std::string& save = folder_->path();
-  for (const std::string& name : names_in(save)) {
-    const auto found = parse_save_name(name);
-    if (!found || !found->kind.empty() || is_complete(save + "/" + name)) continue;
-    say(fmt::format("CHECKPOINT DAMAGED: {}/{}/{} is missing", save, name, kCommittedFile));
-    folder_->set_aside_damaged(found->iteration);
-  }
-  try {
-    const int64_t latest = latest_iteration(save);
-    if (latest > newest)
-      say(fmt::format("CHECKPOINT LOST: {}/{} names iteration {}, the newest complete one is {}",
-                      save, kLatestFile, latest, newest));
-  } catch (const CheckpointDamage& damage) {
-    say(fmt::format("{}; going by the folders' names instead", damage.what()));
-  }
-}
-
 std::vector<std::string> RunCheckpoints::agreed_candidates() {
   std::string lines;
   if (is_first())
-    for (const std::string& path : candidates()) lines += path + '\n';
+    for (const std::string& path : resume_candidates(run_, folder_.get())) lines += path + '\n';
   lines = broadcast_text(target_.world, lines);
   std::vector<std::string> paths;
   for (size_t begin = 0; begin < lines.size();) {
@@ -154,11 +86,11 @@ std::vector<std::string> RunCheckpoints::agreed_candidates() {
 }
 
 std::optional<ResumePoint> RunCheckpoints::resume() {
-  const CheckpointConfig& config = facts_.config.checkpoint;
+  claim();
   const std::vector<std::string> paths = agreed_candidates();
   if (paths.empty()) {
-    if (config.save_interval > 0)
-      say(fmt::format("no checkpoint in {}: starting from scratch", save_folder(facts_.config)));
+    if (folder_ != nullptr)
+      say(fmt::format("no checkpoint in {}: starting from scratch", save_folder(run_.config)));
     return std::nullopt;
   }
   std::string damages;
@@ -187,13 +119,18 @@ void RunCheckpoints::set_aside(const std::string& path) {
 }
 
 ResumePoint RunCheckpoints::load(const std::string& path) {
-  const CheckpointConfig& config = facts_.config.checkpoint;
+  const CheckpointConfig& config = run_.config.checkpoint;
   const Manifest manifest = open_checkpoint(path, target_.world, watchdog_);
-  check_configuration(manifest, path);
+  const std::vector<ConfigChange> changes = check_same_run(manifest, path, run_);
   const LoadReport report =
       load_checkpoint(path, manifest, target_,
                       {config.allow_missing_tensors, config.allow_unexpected_tensors}, watchdog_);
   state_.counters = manifest.counters;
+  for (const ConfigChange& change : changes) {
+    say(fmt::format("changed: {} is '{}', the checkpoint's is '{}'", change.name, change.now,
+                    change.before));
+    if (change.kind != ConfigChange::Kind::harmless) numbers_changed_ = true;
+  }
   say(fmt::format(
       "resumed from {} (iteration {}, {} samples consumed, written by {} rank(s): {}); "
       "rank 0 read {:.1f} MiB, all took {:.2f} s",
@@ -209,27 +146,8 @@ ResumePoint RunCheckpoints::load(const std::string& path) {
   return {path, manifest.counters, manifest.order_samples};
 }
 
-void RunCheckpoints::check_configuration(const Manifest& manifest, const std::string& path) {
-  check_usage(manifest.tokenizer_hash == facts_.tokenizer_hash, path,
-              " was trained with another tokenizer (hash ", manifest.tokenizer_hash, ", here ",
-              facts_.tokenizer_hash, "); give the tokenizer options of that run");
-  const auto& allowed = facts_.config.checkpoint.allow_changed_options;
-  std::string problems;
-  for (const ConfigChange& change : config_changes(manifest.config_ini, facts_.config_ini)) {
-    const std::string text =
-        fmt::format("{} is '{}', the checkpoint's is '{}'", change.name, change.now, change.before);
-    const bool is_allowed = std::ranges::find(allowed, change.name) != allowed.end();
-    if (change.kind == ConfigChange::Kind::identity && !is_allowed)
-      problems += fmt::format("\n  {} (--allow-changed-options {})", text, change.name);
-    else
-      say("changed: " + text);
-    if (change.kind != ConfigChange::Kind::harmless) numbers_changed_ = true;
-  }
-  check_usage(problems.empty(), path, " is of another model or other data:", problems,
-              "\nGive the options of that run, or allow the changes that are meant");
-}
-
 void RunCheckpoints::expect_certificate(const std::string& checkpoint) {
+  if (state_.counters.step >= run_.config.training.train_iters) return;  // no step will come
   const std::string path = certificate_path(checkpoint);
   const bool found = is_first() && std::filesystem::exists(path);
   const bool is_there = target_.world.all_reduce(int64_t{found}, ReduceOp::max) > 0;
@@ -261,14 +179,14 @@ void RunCheckpoints::after_step(const GlobalBatch& batch, const StepMetrics& met
   certify(batch, metrics);
   if (saver_ == nullptr) return;
   if (const auto outcome = saver_->poll()) tell(*outcome);
-  if (state_.counters.step % facts_.config.checkpoint.save_interval == 0) start_save();
+  if (state_.counters.step % run_.config.checkpoint.save_interval == 0) start_save();
 }
 
 std::string RunCheckpoints::setup_text() const {
-  const TrainingConfig& training = facts_.config.training;
+  const TrainingConfig& training = run_.config.training;
   const int64_t threads =
       training.threads > 0 ? training.threads : int64_t{std::thread::hardware_concurrency()};
-  return fmt::format("{}; micro-batch {}, {}, {} thread(s), phalanx {}, {}", facts_.layout,
+  return fmt::format("{}; micro-batch {}, {}, {} thread(s), phalanx {}, {}", run_.layout,
                      training.micro_batch_size, enum_name(training.precision), threads,
                      code_version(), processor_name());
 }
@@ -276,14 +194,14 @@ std::string RunCheckpoints::setup_text() const {
 void RunCheckpoints::certify(const GlobalBatch& batch, const StepMetrics& metrics) {
   if (!expected_ && !certify_) return;
   const ResumeCertificate found{.iteration = state_.counters.step,
-                                .global_batch_size = facts_.config.training.global_batch_size,
+                                .global_batch_size = run_.config.training.global_batch_size,
                                 .batch_hash = batch_hash(batch, *state_.groups.dp),
                                 .loss = metrics.loss,
                                 .gradient_norm = metrics.gradient_norm,
                                 .setup = setup_text()};
   if (expected_) {
     const CertificateCheck result = check_certificate(
-        *expected_, found, certificate_tolerance(facts_.config.model, target_.store.dtype()));
+        *expected_, found, certificate_tolerance(run_.config.model, target_.store.dtype()));
     check(
         result.same, "the resumed run is not the one that wrote the checkpoint: ", result.text,
         ". Nothing was overwritten; delete the checkpoint's next_step.json to go on all the same");
@@ -314,7 +232,7 @@ void RunCheckpoints::start_save() {
   if (const auto outcome = saver_->finish()) tell(*outcome);  // one at a time
   const int64_t step = state_.counters.step;
   say(fmt::format("saving checkpoint at iteration {:7d} to {} in phalanx_hdf5 format", step,
-                  save_folder(facts_.config)));
+                  save_folder(run_.config)));
   const auto begin = steady_clock::now();
   last_problem_ = saver_->start(state_.counters, state_.optimizer.num_steps());
   if (!last_problem_.empty()) {
@@ -327,7 +245,7 @@ void RunCheckpoints::start_save() {
   say(fmt::format("snapshot taken of iteration {:7d} in {:.1f} ms: {:.1f} MiB of rank 0", step,
                   seconds.count() * 1e3,
                   static_cast<double>(saver_->snapshot_bytes()) / kMebibyte));
-  if (facts_.config.checkpoint.async_save) return;
+  if (run_.config.checkpoint.async_save) return;
   if (const auto outcome = saver_->finish()) tell(*outcome);
 }
 
@@ -354,7 +272,7 @@ void RunCheckpoints::tell(const SaveOutcome& outcome) {
   }
   durable_step_ = outcome.iteration;
   say(fmt::format("successfully saved checkpoint from iteration {:7d} to {}/{}", outcome.iteration,
-                  save_folder(facts_.config), iteration_folder(outcome.iteration)));
+                  save_folder(run_.config), iteration_folder(outcome.iteration)));
   say(
       fmt::format("durable: {:.1f} MiB in {:.3f} s ({:.2f} GB/s), training stood still for {:.1f} "
                   "ms; slowest writer: rank {}, {:.1f} MiB in {:.3f} s",
@@ -379,7 +297,7 @@ void RunCheckpoints::save_last() {
 double RunCheckpoints::seconds_to_save() const {
   if (saver_ == nullptr) return 0;
   if (slowest_save_ > 0) return 2 * slowest_save_;
-  return static_cast<double>(saver_->snapshot_bytes()) / kSlowDisk;
+  return kSlowSyncs + static_cast<double>(saver_->snapshot_bytes()) / kSlowDisk;
 }
 
 }  // namespace phalanx

@@ -11,6 +11,7 @@
 #include "core/checkpoint/checkpoint_loader.h"
 #include "core/checkpoint/checkpoint_saver.h"
 #include "core/config.h"
+#include "core/train/resume_candidates.h"
 #include "core/train/resume_certificate.h"
 #include "core/train/train_state.h"
 
@@ -29,28 +30,18 @@ struct CheckpointLog {
   std::function<void(const std::string& json)> record;
 };
 
-/// The folder of a run's checkpoints.
-std::string save_folder(const RunConfig& config);
-
 /// Owned by the trainer of every rank. Methods are collective over the world and for one thread.
 class RunCheckpoints {
  public:
-  struct Facts {
-    RunConfig config;        // with everything filled in
-    std::string config_ini;  // as the user gave it
-    std::string tokenizer_hash;
-    std::string layout;         // "tp 2, pp 1, ..."
-    int64_t order_samples = 0;  // that the data order is made for
-  };
-  /// Claims the save folder (rank 0), so that an earlier start of this run that still lives can do
-  /// nothing more there. Borrows the state's owners.
-  RunCheckpoints(Facts facts, TrainState& state, const ParameterStore& store, Backend& backend);
+  /// Borrows the state's owners.
+  RunCheckpoints(RunIdentity run, TrainState& state, const ParameterStore& store, Backend& backend);
 
-  /// Loads the newest good checkpoint of the save folder, or of load-checkpoint while that has
-  /// none, and sets the counters. Damaged ones are named, moved aside (in the save folder) and
-  /// passed over. Nothing if there is none and that is allowed: a fresh start, and the log says so.
-  /// Throws UsageError if the configuration contradicts the checkpoint, CheckpointDamage if
-  /// checkpoints are there but none is good.
+  /// Claims the save folder, so that an earlier start of this run that still lives can do nothing
+  /// more there, and makes room for saving. Then loads the newest good checkpoint of the save
+  /// folder, or of load-checkpoint while that has none, and sets the counters. Damaged ones are
+  /// named, moved aside (in the save folder) and passed over. Nothing if there is none and that is
+  /// allowed: a fresh start, and the log says so. Throws UsageError if the configuration
+  /// contradicts the checkpoint, CheckpointDamage if checkpoints are there but none is good.
   std::optional<ResumePoint> resume();
   /// The data order is now made for so many samples, the checkpoint's for `before`.
   void set_order_samples(int64_t samples, int64_t before);
@@ -68,12 +59,10 @@ class RunCheckpoints {
   double seconds_to_save() const;
 
  private:
-  std::vector<std::string> candidates() const;
-  void tell_of_lost(int64_t newest) const;
+  void claim();
   std::vector<std::string> agreed_candidates();
   ResumePoint load(const std::string& path);
   void set_aside(const std::string& path);
-  void check_configuration(const Manifest& manifest, const std::string& path);
   void expect_certificate(const std::string& checkpoint);
   std::string setup_text() const;
   void certify(const GlobalBatch& batch, const StepMetrics& metrics);
@@ -83,7 +72,7 @@ class RunCheckpoints {
   bool is_first() const { return target_.world.rank() == 0; }
   void say(const std::string& text) const;
 
-  Facts facts_;
+  RunIdentity run_;
   TrainState& state_;
   LoadTarget target_;
   std::unique_ptr<SaveFolder> folder_;  // rank 0

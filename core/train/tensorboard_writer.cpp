@@ -90,21 +90,14 @@ TensorBoardWriter::TensorBoardWriter(const std::string& folder) {
   std::error_code ignored;  // the open below fails with the better message
   std::filesystem::create_directories(folder, ignored);
   const double now = wall_time_now();
-  path_ = fmt::format("{}/events.out.tfevents.{:010d}.{}.{}", folder, static_cast<int64_t>(now),
-                      host_name(), getpid());
-  file_.open(path_, std::ios::binary | std::ios::app);
-  check(file_.good(), "cannot write the TensorBoard file ", path_,
-        "; is the folder writable? Choose another with --tensorboard-dir");
-  append(encode_version_event(now));
+  file_.emplace(fmt::format("{}/events.out.tfevents.{:010d}.{}.{}", folder,
+                            static_cast<int64_t>(now), host_name(), getpid()));
+  check(file_->append(frame_record(encode_version_event(now))), "cannot write to ", path(),
+        "; is the disk full? Choose another folder with --tensorboard-dir");
 }
 
-void TensorBoardWriter::write(int64_t step, std::span<const Scalar> scalars) {
-  append(encode_scalar_event(wall_time_now(), step, scalars));
-}
-
-void TensorBoardWriter::append(const std::string& event) {
-  file_ << frame_record(event) << std::flush;
-  check(file_.good(), "cannot write to ", path_, "; is the disk full?");
+bool TensorBoardWriter::write(int64_t step, std::span<const Scalar> scalars) {
+  return file_->append(frame_record(encode_scalar_event(wall_time_now(), step, scalars)));
 }
 
 }  // namespace phalanx

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
-#include <fstream>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <utility>
+
+#include "core/train/record_file.h"
 
 namespace phalanx {
 
@@ -30,14 +32,13 @@ class TensorBoardWriter {
  public:
   /// Makes the folder if it is missing. Throws with the path if the file cannot be written.
   explicit TensorBoardWriter(const std::string& folder);
-  /// Appends one event and hands it to the system, so that a running TensorBoard shows it.
-  void write(int64_t step, std::span<const Scalar> scalars);
-  const std::string& path() const { return path_; }
+  /// Appends one event and hands it to the system, so that a running TensorBoard shows it. False,
+  /// and the event is lost, if the disk has no room for it.
+  bool write(int64_t step, std::span<const Scalar> scalars);
+  const std::string& path() const { return file_->path(); }
 
  private:
-  void append(const std::string& event);
-  std::string path_;
-  std::ofstream file_;
+  std::optional<RecordFile> file_;  // always there once constructed
 };
 
 }  // namespace phalanx

@@ -206,11 +206,11 @@ void Trainer::open_logs(const std::string& config_ini) {
 
 void Trainer::resume(const std::string& config_ini) {
   checkpoints_ = std::make_unique<RunCheckpoints>(
-      RunCheckpoints::Facts{.config = setup_.config,
-                            .config_ini = config_ini,
-                            .tokenizer_hash = setup_.vocabulary.tokenizer_hash,
-                            .layout = layout_text(config_ini, groups_),
-                            .order_samples = order_samples_},
+      RunIdentity{.config = setup_.config,
+                  .config_ini = config_ini,
+                  .tokenizer_hash = setup_.vocabulary.tokenizer_hash,
+                  .layout = layout_text(config_ini, groups_),
+                  .order_samples = order_samples_},
       *state_, store_, backend_);
   const std::optional<ResumePoint> point = checkpoints_->resume();
   if (point) reorder_data(*point);
@@ -305,17 +305,24 @@ void Trainer::write_weights(const std::string& config_ini) {
 
 void Trainer::say_why_stopped() const {
   if (log_ == nullptr || result_.stopped == StopReason::none) return;
-  const char* reason = result_.stopped == StopReason::signal
-                           ? "by a signal"
-                           : "because --exit-duration-in-mins is nearly over,";
-  log_->message(fmt::format("stopped {} after step {} of {}; saving", reason, counters().step,
-                            setup_.config.training.train_iters));
+  const int64_t step = counters().step;
+  const bool saves = step > 0 && setup_.config.checkpoint.save_interval > 0;
+  log_->message(fmt::format("stopped {} after step {} of {}; {}",
+                            result_.stopped == StopReason::signal
+                                ? "by a signal"
+                                : "because --exit-duration-in-mins is nearly over,",
+                            step, setup_.config.training.train_iters,
+                            saves       ? "saving"
+                            : step == 0 ? "there is nothing to save"
+                                        : "--save-interval 0: no checkpoint is saved"));
 }
 
 TrainingResult Trainer::run(const std::string& config_ini) {
   resume(config_ini);
   open_logs(config_ini);
   const TrainingConfig& training = setup_.config.training;
+  if (log_ != nullptr && counters().step >= training.train_iters)
+    log_->message(fmt::format("all {} steps had been done before", training.train_iters));
   int64_t evaluated_step = -1;
   while (counters().step < training.train_iters) {
     result_.stopped = agreed_stop();

@@ -8,7 +8,7 @@
 #include <set>
 #include <span>
 
-#include "core/train/weights_plan.h"
+#include "core/checkpoint/save_plan.h"
 #include "data/hdf5_file.h"
 
 namespace phalanx {
@@ -30,42 +30,30 @@ class WeightsWriter {
       : source_(source),
         file_(file),
         dtype_(accumulator_dtype(source.store.dtype())),
-        table_(pieces(), source.world) {
-    for (size_t i = 0; i < source.shards.size(); ++i) shard_of_[table_.find(piece(i))] = i;
+        table_(pieces_of(source.shards), source.world) {
+    for (size_t i = 0; i < source.shards.size(); ++i)
+      shard_of_[table_.find(piece_of(source.shards[i]))] = i;
   }
 
   void write_all() {
     // Planned as a whole first, so that a gap is known before anything is written.
-    std::vector<std::vector<WeightsBlock>> tensors;
-    const auto& entries = table_.entries();
-    for (size_t first = 0; first < entries.size();) {
-      size_t last = first;
-      while (last < entries.size() && entries[last].piece.name == entries[first].piece.name) ++last;
-      tensors.push_back(cover_tensor(table_, static_cast<int64_t>(first),
-                                     static_cast<int64_t>(last),
-                                     kBlockBytes / dtype_bytes(dtype_)));
-      first = last;
-    }
-    for (const std::vector<WeightsBlock>& blocks : tensors) {
-      const Piece& any = table_.entries()[static_cast<size_t>(blocks.front().entry)].piece;
-      if (file_ != nullptr) file_->create_dataset(any.name, any.global_shape, dtype_);
-      for (const WeightsBlock& block : blocks) write(block);
+    const std::vector<PlannedBlock> plan = plan_save(table_);
+    const std::string* before = nullptr;
+    for (const PlannedBlock& planned : plan) {
+      const Piece& piece = table_.entries()[static_cast<size_t>(planned.entry)].piece;
+      if (file_ != nullptr && (before == nullptr || *before != piece.name))
+        file_->create_dataset(piece.name, piece.global_shape, dtype_);
+      before = &piece.name;
+      const int64_t step =
+          std::max<int64_t>(1, kBlockBytes / (piece.size[1] * dtype_bytes(dtype_)));
+      for (int64_t row = planned.row_begin; row < planned.row_end; row += step)
+        write({planned.entry, planned.rank, row, std::min(row + step, planned.row_end)});
     }
   }
 
  private:
-  Piece piece(size_t i) const {
-    const OptimizerShard& shard = source_.shards[i];
-    return piece_of(*shard.parameter, shard.row_begin, shard.row_end);
-  }
-  std::vector<Piece> pieces() const {
-    std::vector<Piece> list;
-    for (size_t i = 0; i < source_.shards.size(); ++i) list.push_back(piece(i));
-    return list;
-  }
-
   // All ranks call `exchange`, those between which nothing goes with nothing to say.
-  void write(const WeightsBlock& block) {
+  void write(const PlannedBlock& block) {
     const int self = source_.world.rank();
     if (self != 0 && self != block.rank) {
       if (block.rank != 0) source_.world.exchange({});

@@ -88,6 +88,13 @@ TEST(Precedence, CommandLineThenFileThenEnvironmentThenPresetThenDefault) {
   EXPECT_EQ(run.config.data.seq_length, 4096);
 }
 
+TEST(Environment, FaultsOnPurposeAreNoOptions) {
+  const ScopedVariable fault("PHALANX_FAULT", "kill:step:1");
+  const ScopedVariable seconds("PHALANX_FAULT_SECONDS", "5");
+  const ScopedVariable unknown("PHALANX_FAILS", "1");
+  EXPECT_THAT(GivenRun({}).problems, ElementsAre(HasSubstr("PHALANX_FAILS")));
+}
+
 TEST(Precedence, ModelAndConfigMayComeFromAnySource) {
   const std::string file = write_file("model.ini", "[Sources]\nmodel = phd-151m\n");
   const ScopedVariable config("PHALANX_CONFIG", file.c_str());

@@ -8,7 +8,6 @@
 #include <map>
 
 #include "core/train/weights_file.h"
-#include "core/train/weights_plan.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "parallel/thread_process_group.h"
 #include "tests/parallel/mesh_store.h"
@@ -185,49 +184,6 @@ TEST(WeightsFileOnRanks, MissingPartsAreNamedOnAllRanksAndNothingIsWritten) {
   EXPECT_EQ(errors[0], errors[1]);
   EXPECT_THAT(errors[0], AllOf(HasSubstr("tensor layers.01.q [8, 6]"), HasSubstr("at row 4")));
   EXPECT_TRUE(std::filesystem::is_empty(folder));
-}
-
-PieceTable table_of(const std::vector<Piece>& pieces) {
-  return PieceTable(pieces, *make_single_process_groups().world);
-}
-
-TEST(CoverTensor, GivesEveryElementOnceInBoundedBlocks) {
-  const Shape whole{20, 6};
-  // Two bands of columns; the second has overlapping pieces and one inside another.
-  const PieceTable table = table_of({{"w", whole, {0, 0}, {20, 2}},
-                                     {"w", whole, {0, 2}, {8, 4}},
-                                     {"w", whole, {2, 2}, {3, 4}},
-                                     {"w", whole, {5, 2}, {10, 4}},
-                                     {"w", whole, {7, 2}, {13, 4}}});
-  for (const int64_t most : {1, 4, 10, 1000}) {
-    std::vector<int> given(120, 0);
-    for (const WeightsBlock& block : cover_tensor(table, 0, 5, most)) {
-      const Piece& piece = table.entries()[static_cast<size_t>(block.entry)].piece;
-      const int64_t rows = block.row_end - block.row_begin;
-      EXPECT_TRUE(rows == 1 || rows * piece.size[1] <= most);
-      EXPECT_LE(piece.offset[0], block.row_begin);
-      EXPECT_LE(block.row_end, piece.offset[0] + piece.size[0]);
-      for (int64_t row = block.row_begin; row < block.row_end; ++row)
-        for (int64_t column = 0; column < piece.size[1]; ++column)
-          ++given[static_cast<size_t>(row * 6 + piece.offset[1] + column)];
-    }
-    EXPECT_THAT(given, testing::Each(1));
-  }
-}
-
-TEST(CoverTensor, GapsAndCrossingPiecesAreErrors) {
-  const Shape whole{4, 4};
-  const auto cover = [&](const std::vector<Piece>& pieces) {
-    cover_tensor(table_of(pieces), 0, static_cast<int64_t>(pieces.size()), 100);
-  };
-  cover({{"w", whole, {0, 0}, {4, 4}}});
-  EXPECT_THROW(cover({{"w", whole, {0, 0}, {3, 4}}}), Error);  // end
-  EXPECT_THROW(cover({{"w", whole, {1, 0}, {3, 4}}}), Error);  // start
-  EXPECT_THROW(cover({{"w", whole, {0, 0}, {1, 4}}, {"w", whole, {2, 0}, {2, 4}}}), Error);  // rows
-  EXPECT_THROW(cover({{"w", whole, {0, 0}, {4, 2}}}), Error);  // last columns
-  EXPECT_THROW(cover({{"w", whole, {0, 0}, {4, 1}}, {"w", whole, {0, 2}, {4, 2}}}), Error);
-  EXPECT_THROW(cover({{"w", whole, {0, 0}, {4, 3}}, {"w", whole, {0, 2}, {4, 2}}}), Error);
-  EXPECT_THROW(cover({{"w", whole, {0, 0}, {2, 4}}, {"w", whole, {2, 0}, {2, 2}}}), Error);
 }
 
 }  // namespace
