@@ -1,22 +1,16 @@
-// next_step.json and its comparison.
+// What a step did, and its comparison with a certificate.
 #include "core/train/resume_certificate.h"
 
 #include <xxhash.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <fstream>
 #include <limits>
-#include <nlohmann/json.hpp>
 
 #include "core/checkpoint/agreement.h"
-#include "core/checkpoint/checked_json.h"
 
 namespace phalanx {
 namespace {
-
-using Json = nlohmann::ordered_json;  // to write, in the order of the fields
-using Parsed = nlohmann::json;        // to read any text: an ordered object copies what is in it
 
 uint64_t sample_hash(const MicroBatch& micro_batch, int64_t column, uint64_t sample,
                      std::vector<int32_t>& scratch) {
@@ -38,10 +32,6 @@ double relative_difference(double a, double b) {
 
 }  // namespace
 
-std::string certificate_path(const std::string& checkpoint) {
-  return checkpoint + "/next_step.json";
-}
-
 uint64_t batch_hash(const GlobalBatch& batch, ProcessGroup& dp) {
   std::vector<uint64_t> sum(1);
   std::vector<int32_t> scratch;
@@ -54,39 +44,6 @@ uint64_t batch_hash(const GlobalBatch& batch, ProcessGroup& dp) {
   }
   sum_digests(dp, sum);
   return sum[0];
-}
-
-std::string certificate_json(const ResumeCertificate& certificate) {
-  const Json json{{"iteration", certificate.iteration},
-                  {"global_batch_size", certificate.global_batch_size},
-                  {"batch_hash", fmt::format("{:016x}", certificate.batch_hash)},
-                  {"lm_loss", fmt::format("{:a}", certificate.loss)},
-                  {"lm_loss_decimal", fmt::format("{}", certificate.loss)},
-                  {"grad_norm", fmt::format("{:a}", certificate.gradient_norm)},
-                  {"grad_norm_decimal", fmt::format("{}", certificate.gradient_norm)},
-                  {"setup", certificate.setup}};
-  return with_checksum(json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
-}
-
-ResumeCertificate parse_certificate(const std::string& text, const std::string& path) {
-  check(
-      has_its_checksum(text), path,
-      " is damaged: it is not what was written (its checksum is wrong); delete it to go on without "
-      "a resume certificate");
-  const Parsed json = Parsed::parse(text, nullptr, false);
-  const auto is_text = [&](const char* key) { return json.contains(key) && json[key].is_string(); };
-  const auto is_number = [&](const char* key) {
-    return json.contains(key) && json[key].is_number_unsigned();
-  };
-  check(json.is_object() && is_number("iteration") && is_number("global_batch_size") &&
-            is_text("batch_hash") && is_text("lm_loss") && is_text("grad_norm") && is_text("setup"),
-        path, " is not a resume certificate; delete it to go on without one");
-  return {.iteration = json["iteration"].get<int64_t>(),
-          .global_batch_size = json["global_batch_size"].get<int64_t>(),
-          .batch_hash = std::strtoull(json["batch_hash"].get<std::string>().c_str(), nullptr, 16),
-          .loss = std::strtod(json["lm_loss"].get<std::string>().c_str(), nullptr),
-          .gradient_norm = std::strtod(json["grad_norm"].get<std::string>().c_str(), nullptr),
-          .setup = json["setup"].get<std::string>()};
 }
 
 std::string processor_name() {
