@@ -179,8 +179,11 @@ std::optional<SaveOutcome> CheckpointSaver::poll() {
   }
   const std::vector<std::string> all = gather_texts(source_.world, said);
   for (size_t rank = 0; rank < all.size(); ++rank)
-    if (all[rank].starts_with(kFailed))
+    if (all[rank].starts_with(kFailed)) {
+      // A later start removes the folder under this one's hands: then that is what happened.
+      if (folder_ != nullptr) folder_->check_current();
       return outcome(fmt::format("rank {}: {}", rank, all[rank].substr(sizeof kFailed - 1)));
+    }
   if (phase_ == Phase::commit) return outcome("");
 
   manifest_.shards.clear();

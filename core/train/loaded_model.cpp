@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "core/train/weights_file.h"
+#include "data/file_io.h"
 
 namespace phalanx {
 namespace {
@@ -29,9 +30,13 @@ LoadedModel::LoadedModel(const RunSetup& setup, const std::string& load_dir, Bac
              stage_options(setup.config.model, setup.config.parallel, setup.config.data.seq_length,
                            groups.pp->rank())) {
   const DType dtype = compute_dtype(setup.config.training.precision);
+  const std::string path = weights_path(load_dir);
+  check_usage(file_exists(path), "there is no file ", path,
+              "; a run writes it at its end. From a checkpoint: phalanx checkpoint export-h5 ",
+              load_dir, " ", path);
   store_.allocate(backend, dtype);
-  const WeightsInfo info = load_weights(weights_path(load_dir), setup.vocabulary.tokenizer_hash,
-                                        store_, backend, *groups.world);
+  const WeightsInfo info =
+      load_weights(path, setup.vocabulary.tokenizer_hash, store_, backend, *groups.world);
   check_same_run(load_dir, info.config_ini);
   stage_.allocate(shape, dtype,
                   {.per_chunk = std::vector<int64_t>(static_cast<size_t>(stage_.num_chunks()), 1)});
