@@ -1,11 +1,12 @@
 // Comparing two checkpoints piece by piece.
 #include "core/checkpoint/difference.h"
 
+#include <bit>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <mutex>
 #include <optional>
+#include <type_traits>
 
 #include "core/checkpoint/parallel_tasks.h"
 
@@ -34,7 +35,8 @@ struct Sums {
   /// By bits, so that -0 is not 0 and a NaN is equal to itself.
   template <class T>
   static bool equal(T a, T b) {
-    return std::memcmp(&a, &b, sizeof(T)) == 0;
+    using Bits = std::conditional_t<sizeof(T) == sizeof(uint32_t), uint32_t, uint64_t>;
+    return std::bit_cast<Bits>(a) == std::bit_cast<Bits>(b);
   }
   static bool equal(float a, double b) { return static_cast<double>(a) == b; }
   static bool equal(double a, float b) { return a == static_cast<double>(b); }

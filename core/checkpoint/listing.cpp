@@ -70,7 +70,7 @@ std::string one_checkpoint(const std::string& path) {
 CheckpointSummary summarise_checkpoint(const std::string& folder) {
   CheckpointSummary summary;
   for (const std::string& name : names_in(folder)) {
-    const std::string file = folder + "/" + name;
+    const std::string file = fmt::format("{}/{}", folder, name);
     if (file_exists(file)) summary.bytes += file_bytes(file);
   }
   summary.has_certificate = file_exists(folder + "/next_step.json");

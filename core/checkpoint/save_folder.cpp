@@ -115,13 +115,12 @@ void SaveFolder::tidy_up() const {
     if (!leftover) continue;
     const std::string path = save_ + "/" + name;
     const std::string checkpoint = place(leftover->iteration, "");
-    if (leftover->kind == kWriting) {
+    const bool replaced = leftover->kind == kReplaced;
+    if (leftover->kind == kWriting || (replaced && is_complete(checkpoint))) {
       discard(leftover->iteration, path);
-    } else if (leftover->kind == kReplaced && !entry_exists(checkpoint)) {
+    } else if (replaced && !entry_exists(checkpoint)) {
       log_info("{} is back as {}, because its replacement was never finished", path, checkpoint);
       rename_entry(path, checkpoint);
-    } else if (leftover->kind == kReplaced && is_complete(checkpoint)) {
-      discard(leftover->iteration, path);
     }
   }
   sync_folder(save_);
@@ -146,7 +145,7 @@ std::string SaveFolder::place(int64_t iteration, const char* kind) const {
 std::string SaveFolder::begin(int64_t iteration) {
   const FileLock lock(save_ + "/" + kLockFile);
   check_current();
-  const std::string folder = place(iteration, kWriting);
+  std::string folder = place(iteration, kWriting);
   if (entry_exists(folder)) discard(iteration, folder);
   std::error_code error;
   fs::create_directory(folder, error);

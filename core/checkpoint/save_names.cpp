@@ -76,7 +76,7 @@ std::vector<SaveEntry> list_checkpoints(const std::string& save) {
   std::vector<SaveEntry> entries;
   for (const std::string& name : names_in(save)) {
     const auto found = parse_save_name(name);
-    const std::string path = save + "/" + name;
+    const std::string path = fmt::format("{}/{}", save, name);
     if (found && found->kind.empty() && is_complete(path))
       entries.push_back({found->iteration, path});
   }

@@ -198,7 +198,7 @@ void note_strangers(const std::string& folder, const Manifest& manifest, VerifyR
   std::ranges::sort(names);
   for (const std::string& name : names)
     if (!known.contains(name))
-      report.notes.push_back(folder + "/" + name + " does not belong to the checkpoint");
+      report.notes.push_back(fmt::format("{}/{} does not belong to the checkpoint", folder, name));
 }
 
 }  // namespace
