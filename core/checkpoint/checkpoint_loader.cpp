@@ -232,6 +232,12 @@ Manifest open_checkpoint(const std::string& folder, ProcessGroup& world, IoWatch
   return manifest;
 }
 
+void check_model(const std::string& folder, const Manifest& manifest, const LoadTarget& target,
+                 const LoadExceptions& exceptions, IoWatchdog& watchdog) {
+  LoadReport report;
+  Loading(folder, manifest, target, watchdog).check_names(exceptions, report);
+}
+
 LoadReport load_checkpoint(const std::string& folder, const Manifest& manifest,
                            const LoadTarget& target, const LoadExceptions& exceptions,
                            IoWatchdog& watchdog) {

@@ -30,6 +30,12 @@ struct LoadExceptions {
 /// file is read by one rank. Throws CheckpointDamage, on every rank alike.
 Manifest open_checkpoint(const std::string& folder, ProcessGroup& world, IoWatchdog& watchdog);
 
+/// Throws UsageError, on every rank alike, if the checkpoint is of another model: names all tensors
+/// that are missing, unexpected or misshapen, and a dtype that is not the masters'. Collective;
+/// reads nothing.
+void check_model(const std::string& folder, const Manifest& manifest, const LoadTarget& target,
+                 const LoadExceptions& exceptions, IoWatchdog& watchdog);
+
 struct LoadReport {
   int64_t bytes_read = 0;  // of tensors, by this rank: those of its own masters and moments
   double seconds = 0;

@@ -89,15 +89,18 @@ std::string CheckpointSaver::start(const TrainCounters& counters, int64_t num_up
   std::string answer;
   if (folder_ != nullptr) {
     try {
-      const int64_t free = free_bytes(folder_->path());
+      const std::string folder = folder_->begin(counters.step);
+      const int64_t free = free_bytes(folder);
       const int64_t needed = manifest_.data_bytes() + kSpareBytes;
-      check(free >= needed, folder_->path(), " has ", free, " bytes free, a checkpoint needs ",
-            needed, "; delete something there, or lower --save-keep-last");
+      check_usage(free >= needed, folder_->path(), " has ", free,
+                  " bytes free, a checkpoint needs ", needed,
+                  "; delete something there, or lower --save-keep-last");
       manifest_.epoch = folder_->epoch();
-      answer = kFolder + folder_->begin(counters.step);
+      answer = kFolder + folder;
     } catch (const FencedError&) {
       throw;
     } catch (const std::exception& error) {
+      folder_->abandon(counters.step);
       answer = kProblem + std::string(error.what());
     }
   }

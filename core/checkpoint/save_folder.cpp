@@ -128,12 +128,13 @@ void SaveFolder::tidy_up() const {
 
 void SaveFolder::check_current() const {
   const Claim now = read_claim(save_);
-  if (now.text == claim_) return;
+  // Without a file nobody else has claimed the folder; `begin` puts it back.
+  if (now.text == claim_ || now.text.empty()) return;
   const std::string who = now.text.substr(0, now.text.find('\n'));
   throw FencedError(fmt::format(
       "the folder of checkpoints {} belongs to another start of the run: epoch {} ({}), while this "
       "job has epoch {}. This job ends and changes nothing there any more",
-      save_, now.epoch, now.text.empty() ? "the file epoch was removed" : who, epoch_));
+      save_, now.epoch, who, epoch_));
 }
 
 /// SAVE/iter_N, or what one of this epoch is called while it is of `kind`.
@@ -143,8 +144,13 @@ std::string SaveFolder::place(int64_t iteration, const char* kind) const {
 }
 
 std::string SaveFolder::begin(int64_t iteration) {
+  make_folders(save_);
   const FileLock lock(save_ + "/" + kLockFile);
   check_current();
+  if (read_claim(save_).text.empty()) {
+    log_info("{} was removed or emptied during the run; it is claimed anew", save_);
+    write_file(save_ + "/" + kEpochFile, claim_);
+  }
   std::string folder = place(iteration, kWriting);
   if (entry_exists(folder)) discard(iteration, folder);
   std::error_code error;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "core/checkpoint/checked_json.h"
@@ -184,11 +185,18 @@ class Verifier {
 };
 
 /// The certificate of the next step, which is written later than the rest and may not be there.
-void check_certificate_file(const std::string& folder, VerifyReport& report) {
+void check_certificate_file(const std::string& folder, int64_t step, VerifyReport& report) {
   const std::string path = folder + "/next_step.json";
   if (!entry_exists(path)) return;
-  if (!file_exists(path) || !has_its_checksum(read_file(path)))
+  if (!file_exists(path) || !has_its_checksum(read_file(path))) {
     report.damages.push_back(path + ": the resume certificate is not what was written");
+    return;
+  }
+  const nlohmann::json json = nlohmann::json::parse(read_file(path), nullptr, false);
+  const int64_t found = json.is_object() ? json.value("iteration", int64_t{-1}) : -1;
+  if (found != step + 1)
+    report.damages.push_back(
+        fmt::format("{}: it is of step {}, expected {}", path, found, step + 1));
 }
 
 void note_strangers(const std::string& folder, const Manifest& manifest, VerifyReport& report) {
@@ -225,7 +233,7 @@ VerifyReport verify_checkpoint(const std::string& folder, const VerifyOptions& o
     } catch (const Error& error) {
       report.damages.emplace_back(error.what());
     }
-    check_certificate_file(folder, report);
+    check_certificate_file(folder, manifest->counters.step, report);
     note_strangers(folder, *manifest, report);
   }
   Verifier(folder, *manifest, options).run(report);

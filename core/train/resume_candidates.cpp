@@ -34,7 +34,7 @@ void tell_of_lost(SaveFolder& folder, int64_t newest) {
   const std::string& save = folder.path();
   for (const std::string& name : names_in(save)) {
     const auto found = parse_save_name(name);
-    if (!found || !found->kind.empty() || is_complete(save + "/" + name)) continue;
+    if (!found || !found->kind.empty() || is_complete(fmt::format("{}/{}", save, name))) continue;
     log_info("CHECKPOINT DAMAGED: {}/{}/{} is missing", save, name, kCommittedFile);
     folder.set_aside_damaged(found->iteration);
   }
@@ -74,7 +74,7 @@ std::vector<ConfigChange> check_same_run(const Manifest& manifest, const std::st
               " was trained with another tokenizer (hash ", manifest.tokenizer_hash, ", here ",
               run.tokenizer_hash, "); give the tokenizer options of that run");
   const auto& allowed = run.config.checkpoint.allow_changed_options;
-  const std::vector<ConfigChange> changes = config_changes(manifest.config_ini, run.config_ini);
+  std::vector<ConfigChange> changes = config_changes(manifest.config_ini, run.config_ini);
   std::string problems;
   for (const ConfigChange& change : changes)
     if (change.kind == ConfigChange::Kind::identity && !std::ranges::count(allowed, change.name))
@@ -86,7 +86,24 @@ std::vector<ConfigChange> check_same_run(const Manifest& manifest, const std::st
   return changes;
 }
 
-void refuse_other_run(const RunIdentity& run) {
+int64_t continued_order(const Manifest& manifest, const std::string& path, const RunIdentity& run) {
+  const TrainingConfig& training = run.config.training;
+  const TrainCounters& done = manifest.counters;
+  const int64_t batch = training.global_batch_size;
+  const int64_t left = std::max<int64_t>(0, training.train_iters - done.step);
+  const int64_t wanted = done.consumed_samples + left * batch;
+  const auto& allowed = run.config.checkpoint.allow_changed_options;
+  check_usage(wanted <= manifest.order_samples || std::ranges::count(allowed, "train-iters") > 0,
+              "the data order of ", path, " ends after ", manifest.order_samples,
+              " samples, this run is to consume ", wanted,
+              "; a longer order is another one, in which samples come again or never: give "
+              "--train-iters ",
+              done.step + (manifest.order_samples - done.consumed_samples) / batch,
+              " at most, or --allow-changed-options train-iters to take a new order from here");
+  return std::max(wanted, manifest.order_samples);
+}
+
+std::string newest_readable(const RunIdentity& run) {
   const std::string save = save_folder(run.config);
   const std::vector<SaveEntry> list = list_checkpoints(save);
   check_usage(run.config.checkpoint.resume != ResumeMode::never || list.empty(), save,
@@ -95,27 +112,26 @@ void refuse_other_run(const RunIdentity& run) {
               "); give another --run-dir or --save, or --resume auto to go on with it");
   for (const SaveEntry& entry : list) {
     try {
-      check_same_run(read_checkpoint_manifest(entry.path), entry.path, run);
-      return;
+      read_checkpoint_manifest(entry.path);
+      return entry.path;
     } catch (const CheckpointDamage&) {
       continue;  // told of when it is to be loaded
     }
   }
+  return {};
 }
 
 std::vector<std::string> resume_candidates(const RunIdentity& run, SaveFolder* folder) {
   const CheckpointConfig& config = run.config.checkpoint;
-  std::vector<SaveEntry> list;
-  if (folder != nullptr) {
-    list = list_checkpoints(folder->path());
-    check_usage(!list.empty() || !lost_its_checkpoints(folder->path()), folder->path(),
-                " held checkpoints once, and none of them is complete now: refusing to start from "
-                "scratch. Restore one, or give another --save");
-    if (!list.empty()) tell_of_lost(*folder, list.front().iteration);
-  }
+  const std::string save = save_folder(run.config);
+  std::vector<SaveEntry> list = list_checkpoints(save);
+  check_usage(!list.empty() || !lost_its_checkpoints(save), save,
+              " held checkpoints once, and none of them is complete now: refusing to start from "
+              "scratch. Restore one, or give another --save");
+  if (!list.empty() && folder != nullptr) tell_of_lost(*folder, list.front().iteration);
   if (list.empty() && !config.load_checkpoint.empty()) list = named_checkpoints(config);
   check_usage(config.resume != ResumeMode::required || !list.empty(),
-              "--resume required: there is no checkpoint in ", save_folder(run.config));
+              "--resume required: there is no checkpoint in ", save);
   std::vector<std::string> paths;
   for (const SaveEntry& entry : list) paths.push_back(entry.path);
   return paths;

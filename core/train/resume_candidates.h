@@ -28,10 +28,15 @@ std::string save_folder(const RunConfig& config);
 std::vector<ConfigChange> check_same_run(const Manifest& manifest, const std::string& path,
                                          const RunIdentity& run);
 
-/// Throws UsageError if the checkpoints in the save folder are not `run`'s to go on with. Changes
-/// nothing: it is asked before the folder is claimed, because a mistaken command must not end a run
-/// that is alive.
-void refuse_other_run(const RunIdentity& run);
+/// Samples that the data order of a run that goes on from the checkpoint is made for: the
+/// checkpoint's own number, because more samples are another order, in which some come again and
+/// others never. Throws UsageError if `run` is to consume more, unless --allow-changed-options
+/// names train-iters; then that is the number.
+int64_t continued_order(const Manifest& manifest, const std::string& path, const RunIdentity& run);
+
+/// The newest checkpoint of the save folder whose manifest can be read; "" if there is none. Throws
+/// UsageError if there are checkpoints and --resume never was given. Changes nothing.
+std::string newest_readable(const RunIdentity& run);
 
 /// Folders of checkpoints to go on from, the best first: those of the save folder, newest first;
 /// while it has none, those that load-checkpoint leads to. Empty: start afresh. Tells of

@@ -42,15 +42,28 @@ RunCheckpoints::RunCheckpoints(RunIdentity run, TrainState& state, const Paramet
                 [](const std::string& text) { log_info("{}", text); }),
       fence_checked_(steady_clock::now()) {}
 
-/// Takes the save folder over. What this start would be refused for anyway is looked at before,
-/// because a mistaken command must not end a run that is alive.
+/// Looks at all that this start would be refused for, before the folder is claimed, because a
+/// mistaken command must not end a run that is alive.
+void RunCheckpoints::refuse_mistakes() {
+  const std::string path = broadcast_text(target_.world, is_first() ? newest_readable(run_) : "");
+  if (path.empty()) return;
+  const std::string file = path + "/manifest.json";
+  const std::string text = broadcast_text(target_.world, is_first() ? read_file(file) : "");
+  const Manifest manifest = parse_manifest(text, file);
+  check_same_run(manifest, path, run_);
+  continued_order(manifest, path, run_);
+  check_model(path, manifest, target_, exceptions(), watchdog_);
+}
+
+LoadExceptions RunCheckpoints::exceptions() const {
+  return {run_.config.checkpoint.allow_missing_tensors,
+          run_.config.checkpoint.allow_unexpected_tensors};
+}
+
 void RunCheckpoints::claim() {
   const CheckpointConfig& config = run_.config.checkpoint;
   if (config.save_interval == 0) return;
-  if (is_first()) {
-    refuse_other_run(run_);
-    folder_ = std::make_unique<SaveFolder>(save_folder(run_.config));
-  }
+  if (is_first()) folder_ = std::make_unique<SaveFolder>(save_folder(run_.config));
   saver_ = std::make_unique<CheckpointSaver>(
       SaveSource{target_.store, state_.optimizer.shards(), target_.backend, target_.world},
       SaveOptions{.config_ini = run_.config_ini,
@@ -86,10 +99,11 @@ std::vector<std::string> RunCheckpoints::agreed_candidates() {
 }
 
 std::optional<ResumePoint> RunCheckpoints::resume() {
+  refuse_mistakes();
   claim();
   const std::vector<std::string> paths = agreed_candidates();
   if (paths.empty()) {
-    if (folder_ != nullptr)
+    if (saver_ != nullptr)
       say(fmt::format("no checkpoint in {}: starting from scratch", save_folder(run_.config)));
     return std::nullopt;
   }
@@ -119,17 +133,16 @@ void RunCheckpoints::set_aside(const std::string& path) {
 }
 
 ResumePoint RunCheckpoints::load(const std::string& path) {
-  const CheckpointConfig& config = run_.config.checkpoint;
   const Manifest manifest = open_checkpoint(path, target_.world, watchdog_);
   const std::vector<ConfigChange> changes = check_same_run(manifest, path, run_);
-  const LoadReport report =
-      load_checkpoint(path, manifest, target_,
-                      {config.allow_missing_tensors, config.allow_unexpected_tensors}, watchdog_);
+  const int64_t order = continued_order(manifest, path, run_);
+  const LoadReport report = load_checkpoint(path, manifest, target_, exceptions(), watchdog_);
   state_.counters = manifest.counters;
-  for (const ConfigChange& change : changes) {
-    say(fmt::format("changed: {} is '{}', the checkpoint's is '{}'", change.name, change.now,
-                    change.before));
-    if (change.kind != ConfigChange::Kind::harmless) numbers_changed_ = true;
+  take_over(changes);
+  if (saver_ != nullptr) saver_->set_order_samples(order);
+  if (order != manifest.order_samples) {
+    say(fmt::format("changed: the data order is a new one, made for {} samples", order));
+    numbers_changed_ = true;
   }
   say(fmt::format(
       "resumed from {} (iteration {}, {} samples consumed, written by {} rank(s): {}); "
@@ -143,7 +156,22 @@ ResumePoint RunCheckpoints::load(const std::string& path) {
   const bool own = folder_ != nullptr && path.starts_with(folder_->path() + "/");
   if (own) durable_step_ = saved_step_;
   expect_certificate(path);
-  return {path, manifest.counters, manifest.order_samples};
+  return {path, order};
+}
+
+/// Tells of changed options and whether the next step can be compared all the same.
+void RunCheckpoints::take_over(const std::vector<ConfigChange>& changes) {
+  const bool has_experts = run_.config.model.num_experts > 0;
+  for (const ConfigChange& change : changes) {
+    say(fmt::format("changed: {} is '{}', the checkpoint's is '{}'", change.name, change.now,
+                    change.before));
+    // The balance loss of experts is one of a micro-batch.
+    const bool splits_losses = has_experts && change.name == "micro-batch-size";
+    if (change.name.ends_with("data-path"))
+      data_moved_ = true;  // its files may be the same: the batch will tell
+    else if (change.kind != ConfigChange::Kind::harmless || splits_losses)
+      numbers_changed_ = true;
+  }
 }
 
 void RunCheckpoints::expect_certificate(const std::string& checkpoint) {
@@ -157,17 +185,14 @@ void RunCheckpoints::expect_certificate(const std::string& checkpoint) {
     certify_ = true;
     return;
   }
-  if (numbers_changed_)
+  if (numbers_changed_) {
     say("resume not verified: the changed options give other numbers");
-  else
-    expected_ = parse_certificate(text, path);
-}
-
-void RunCheckpoints::set_order_samples(int64_t samples, int64_t before) {
-  if (saver_ != nullptr) saver_->set_order_samples(samples);
-  if (samples == before || !expected_) return;
-  say("resume not verified: the data order is a new one");
-  expected_.reset();
+    return;
+  }
+  expected_ = parse_certificate(text, path);
+  check(expected_->iteration == state_.counters.step + 1, path, " is of step ",
+        expected_->iteration, ", expected ", state_.counters.step + 1,
+        ": it belongs to another checkpoint; delete it to go on without a resume certificate");
 }
 
 void RunCheckpoints::after_step(const GlobalBatch& batch, const StepMetrics& metrics) {

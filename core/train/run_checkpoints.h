@@ -19,9 +19,8 @@ namespace phalanx {
 
 /// What a run that goes on takes over.
 struct ResumePoint {
-  std::string checkpoint;  // folder
-  TrainCounters counters;
-  int64_t order_samples = 0;  // that the data order was made for
+  std::string checkpoint;     // folder
+  int64_t order_samples = 0;  // that the data order is to be made for
 };
 
 /// What is said about a run's checkpoints, on rank 0; nothing elsewhere.
@@ -36,15 +35,14 @@ class RunCheckpoints {
   /// Borrows the state's owners.
   RunCheckpoints(RunIdentity run, TrainState& state, const ParameterStore& store, Backend& backend);
 
-  /// Claims the save folder, so that an earlier start of this run that still lives can do nothing
-  /// more there, and makes room for saving. Then loads the newest good checkpoint of the save
-  /// folder, or of load-checkpoint while that has none, and sets the counters. Damaged ones are
-  /// named, moved aside (in the save folder) and passed over. Nothing if there is none and that is
-  /// allowed: a fresh start, and the log says so. Throws UsageError if the configuration
-  /// contradicts the checkpoint, CheckpointDamage if checkpoints are there but none is good.
+  /// Refuses what cannot go on with the checkpoints that are there. Then claims the save folder, so
+  /// that an earlier start of this run that still lives can do nothing more there, and makes room
+  /// for saving. Then loads the newest good checkpoint of the save folder, or of load-checkpoint
+  /// while that has none, and sets the counters. Damaged ones are named, moved aside (in the save
+  /// folder) and passed over. Nothing if there is none and that is allowed: a fresh start, and the
+  /// log says so. Throws UsageError if the configuration contradicts the checkpoint,
+  /// CheckpointDamage if checkpoints are there but none is good.
   std::optional<ResumePoint> resume();
-  /// The data order is now made for so many samples, the checkpoint's for `before`.
-  void set_order_samples(int64_t samples, int64_t before);
   /// From now on: where to say things.
   void set_log(CheckpointLog log) { log_ = std::move(log); }
 
@@ -59,7 +57,10 @@ class RunCheckpoints {
   double seconds_to_save() const;
 
  private:
+  void refuse_mistakes();
+  LoadExceptions exceptions() const;
   void claim();
+  void take_over(const std::vector<ConfigChange>& changes);
   std::vector<std::string> agreed_candidates();
   ResumePoint load(const std::string& path);
   void set_aside(const std::string& path);
@@ -80,9 +81,10 @@ class RunCheckpoints {
   std::unique_ptr<CheckpointSaver> saver_;  // absent without an interval
   CheckpointLog log_;
 
-  bool numbers_changed_ = false;                  // by options, since the checkpoint
-  std::optional<ResumeCertificate> expected_;     // of the next step
-  bool certify_ = false;                          // the next step is one after a checkpoint
+  bool numbers_changed_ = false;               // by options, since the checkpoint
+  bool data_moved_ = false;                    // data files have other names than the checkpoint\'s
+  std::optional<ResumeCertificate> expected_;  // of the next step
+  bool certify_ = false;                       // the next step is one after a checkpoint
   std::optional<ResumeCertificate> certificate_;  // not yet written
   int64_t saved_step_ = -1;                       // the last one that is durable or in flight
   int64_t durable_step_ = -1;  // the last one that is in the save folder (rank 0)

@@ -218,28 +218,13 @@ void Trainer::resume(const std::string& config_ini) {
   resumed_ = point.has_value();
 }
 
-/// The loader goes on where the checkpoint's did. Its order was made for a number of samples; more
-/// of them are another order, in which some would come again and others never.
+/// The loader goes on where the checkpoint's did.
 void Trainer::reorder_data(const ResumePoint& point) {
-  const TrainingConfig& training = setup_.config.training;
-  const int64_t left = std::max<int64_t>(0, training.train_iters - counters().step);
-  const int64_t wanted = counters().consumed_samples + left * training.global_batch_size;
-  const auto& allowed = setup_.config.checkpoint.allow_changed_options;
-  check_usage(wanted <= point.order_samples || std::ranges::count(allowed, "train-iters") > 0,
-              "the data order of ", point.checkpoint, " ends after ", point.order_samples,
-              " samples, this run is to consume ", wanted,
-              "; a longer order is another one, in which samples come again or never: give "
-              "--train-iters ",
-              counters().step +
-                  (point.order_samples - counters().consumed_samples) / training.global_batch_size,
-              " at most, or --allow-changed-options train-iters to take a new order from here");
-  const int64_t order = std::max(wanted, point.order_samples);
-  if (order != order_samples_) {
-    order_samples_ = order;
-    loader_ = make_batch_loader(setup_.config.data, DataSplit::train, train_plan(order),
+  if (point.order_samples != order_samples_) {
+    order_samples_ = point.order_samples;
+    loader_ = make_batch_loader(setup_.config.data, DataSplit::train, train_plan(order_samples_),
                                 setup_.vocabulary);
   }
-  checkpoints_->set_order_samples(order, point.order_samples);
   loader_->seek(counters().consumed_samples);
 }
 
