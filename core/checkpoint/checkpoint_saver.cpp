@@ -7,6 +7,7 @@
 
 #include "core/checkpoint/agreement.h"
 #include "core/checkpoint/fault_hook.h"
+#include "core/checkpoint/save_names.h"
 #include "core/checkpoint/seal.h"
 #include "core/checkpoint/shard_file.h"
 #include "core/checkpoint/tensor_digest.h"
@@ -89,18 +90,16 @@ std::string CheckpointSaver::start(const TrainCounters& counters, int64_t num_up
   std::string answer;
   if (folder_ != nullptr) {
     try {
-      const std::string folder = folder_->begin(counters.step);
-      const int64_t free = free_bytes(folder);
+      const std::string& save = folder_->path();
+      const int64_t free = entry_exists(save) ? free_bytes(save) : INT64_MAX;
       const int64_t needed = manifest_.data_bytes() + kSpareBytes;
-      check_usage(free >= needed, folder_->path(), " has ", free,
-                  " bytes free, a checkpoint needs ", needed,
+      check_usage(free >= needed, save, " has ", free, " bytes free, a checkpoint needs ", needed,
                   "; delete something there, or lower --save-keep-last");
       manifest_.epoch = folder_->epoch();
-      answer = kFolder + folder;
+      answer = kFolder + folder_->begin(counters.step);
     } catch (const FencedError&) {
       throw;
     } catch (const std::exception& error) {
-      folder_->abandon(counters.step);
       answer = kProblem + std::string(error.what());
     }
   }

@@ -8,12 +8,9 @@
 
 #include "core/checkpoint/save_folder.h"
 #include "core/checkpoint/save_names.h"
-#include "core/train/run_training.h"
 #include "data/file_io.h"
-#include "kernels/cpu/cpu_backend.h"
-#include "parallel/thread_process_group.h"
 #include "tests/checkpoint/damage.h"
-#include "tests/train/tiny_run.h"
+#include "tests/checkpoint/resume_run.h"
 
 namespace phalanx::test {
 namespace {
@@ -22,42 +19,6 @@ namespace fs = std::filesystem;
 using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
-
-constexpr int kRanks = 2;
-
-RunConfig run_config(const std::string& run_dir) {
-  RunConfig config = tiny_run();
-  config.parallel.tensor_model_parallel_size = kRanks;
-  config.training.train_iters = 6;
-  config.training.run_dir = run_dir;
-  config.checkpoint.save_interval = 2;
-  return config;
-}
-
-/// What a run said, and how it ended.
-struct Outcome {
-  std::string log;
-  std::string error;  // empty: it went to its end
-};
-
-template <class Failure = Error>
-Outcome train(const RunConfig& config) {
-  Outcome outcome;
-  testing::internal::CaptureStderr();
-  testing::internal::CaptureStdout();
-  try {
-    run_thread_ranks(kRanks, [&](ThreadRank& rank) {
-      const DeviceMesh mesh(config.parallel, kRanks);
-      ProcessGroups groups = rank.process_groups(mesh);
-      CpuBackend backend(1);
-      run_training(config, "seed = 1234\n", backend, groups, mesh);
-    });
-  } catch (const Failure& failure) {
-    outcome.error = failure.what();
-  }
-  outcome.log = testing::internal::GetCapturedStderr() + testing::internal::GetCapturedStdout();
-  return outcome;
-}
 
 /// A run of six steps stopped after the fourth: checkpoints of iterations 2 and 4, both certified.
 class ResumeDamage : public testing::Test {

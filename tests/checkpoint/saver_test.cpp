@@ -321,11 +321,9 @@ TEST(Saver, AFullDiskIsFoundBeforeAnythingIsWritten) {
     rank.world().barrier();
     if (rank.first()) {
       fs::remove(rank.path);
-      EXPECT_THAT(failure_of<Error>([&] { free_bytes(rank.path); }), HasSubstr(rank.path));
+      fs::rename(away, rank.path);
     }
     rank.world().barrier();
-    EXPECT_THAT(saver.start({.step = 5}, 5), HasSubstr(rank.path));  // gone altogether
-    if (rank.first()) fs::rename(away, rank.path);
     save(saver, {.step = 6}, 6);
   });
 }
@@ -354,10 +352,7 @@ TEST(Saver, ALaterStartEndsTheSave) {
   EXPECT_EQ(saver.start({.step = 1}, 1), "");
   const SaveFolder later(folder / "save");  // takes away what the first was writing
   hold.reset();
-  const auto outcome = saver.finish();
-  ASSERT_TRUE(outcome.has_value());
-  EXPECT_THAT(outcome->problem, HasSubstr(iteration_folder(1) + ".writing.1"));
-  EXPECT_THAT(failure_of<FencedError>([&] { saver.start({.step = 2}, 2); }), HasSubstr("epoch 2"));
+  EXPECT_THAT(failure_of<FencedError>([&] { saver.finish(); }), HasSubstr("epoch 2"));
   EXPECT_TRUE(list_checkpoints(folder / "save").empty());
 }
 

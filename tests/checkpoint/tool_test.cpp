@@ -198,7 +198,7 @@ TEST(Reshard, ToOneToThreeToTwoIsBitEqual) {
     const std::string name = std::string("start_") + dtype_name(dtype);
     write_fixture(folder / name,
                   {.row_cuts = 3, .column_cuts = 4, .num_shards = 4, .dtype = dtype});
-    write_file(folder / name + "/next_step.json", with_checksum("{\n \"loss\": 1\n}\n"));
+    write_file(folder / name + "/next_step.json", with_checksum("{\n \"iteration\": 101\n}\n"));
     std::string before = name;
     for (const int64_t num_shards : {1, 3, 2}) {
       const std::string after = fmt::format("{}_{}", name, num_shards);
@@ -208,7 +208,7 @@ TEST(Reshard, ToOneToThreeToTwoIsBitEqual) {
       expect_equal_tensors(folder / name, folder / after);
       EXPECT_THAT(read_checkpoint_manifest(folder / after).shards, SizeIs(num_shards));
       EXPECT_EQ(read_file(folder / after + "/next_step.json"),
-                with_checksum("{\n \"loss\": 1\n}\n"));
+                with_checksum("{\n \"iteration\": 101\n}\n"));
       before = after;
     }
   }

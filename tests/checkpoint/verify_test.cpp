@@ -162,7 +162,7 @@ TEST_F(Verify, BlocksThatChangedPlacesAreFound) {
 }
 
 TEST_F(Verify, FilesThatDoNotBelongAreNotedOnly) {
-  write_file(file("next_step.json"), with_checksum("{\n}\n"));
+  write_file(file("next_step.json"), with_checksum("{\n \"iteration\": 101\n}\n"));
   write_file(file("core.1234"), "x");
   const VerifyReport report = verify();
   EXPECT_TRUE(report.intact());
