@@ -133,6 +133,7 @@ int run_prepare(const Arguments& arguments) {
   }
   if (config.output_prefix.empty()) return 0;
   ProgressLine line;
+  hold_signals();
   stop_on_signals({"SIGINT", "SIGTERM"});
   // Thrown here, an error unwinds the whole pipeline, and its temporary files go with it.
   const auto show = [&](const PrepareProgress& progress) {

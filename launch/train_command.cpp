@@ -78,7 +78,9 @@ int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
                result.stopped == StopReason::none ? "trained" : "stopped after", result.steps,
                loss("last loss", result.final_loss),
                loss("validation loss", result.validation_loss), config.training.run_dir);
-  return result.stopped == StopReason::none ? kExitDone : kExitStopped;
+  // Without checkpoints there is nothing to go on from: to start again would be to start afresh.
+  const bool goes_on = result.stopped != StopReason::none && config.checkpoint.save_interval > 0;
+  return goes_on ? kExitStopped : kExitDone;
 }
 
 }  // namespace
@@ -88,6 +90,7 @@ int run_train(const Arguments& arguments) {
     std::fputs(help_text(kUsage, TrainTable().table).c_str(), stdout);
     return 0;
   }
+  hold_signals();
   return run_on_ranks([&](const Ranks& ranks) { return train_on_ranks(arguments, ranks); });
 }
 

@@ -24,8 +24,8 @@ std::string damage_of(const Read& read) {
     read();
   } catch (const CheckpointDamage& damage) {
     return damage.what();
-  } catch (const Error& error) {  // a file that cannot be read is as good as damaged
-    return error.what();
+  } catch (const Error& error) {
+    return kUnreadable + std::string(error.what());
   }
   return {};
 }

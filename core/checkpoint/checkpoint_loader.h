@@ -25,6 +25,10 @@ struct LoadExceptions {
   std::vector<std::string> unexpected;
 };
 
+/// Begins the text of a CheckpointDamage where the system would not read a file (an I/O error, no
+/// permission): another checkpoint may do, but this one may be whole another time.
+inline constexpr char kUnreadable[] = "cannot be read now: ";
+
 /// The manifest of FOLDER, after a look at all of the checkpoint but its tensors: COMMITTED, the
 /// manifest itself, index.h5, and of every shard its size and frame. Collective over `world`; each
 /// file is read by one rank. Throws CheckpointDamage, on every rank alike.

@@ -114,7 +114,7 @@ std::optional<ResumePoint> RunCheckpoints::resume() {
     } catch (const CheckpointDamage& damage) {
       damages += fmt::format("\n  {}", damage.what());
       say(fmt::format("CHECKPOINT DAMAGED, trying the one before: {}", damage.what()));
-      set_aside(path);
+      if (!std::string_view(damage.what()).starts_with(kUnreadable)) set_aside(path);
     }
   }
   throw CheckpointDamage(

@@ -86,7 +86,7 @@ const Pair kPairs[] = {
 
 constexpr int64_t kSavedSteps = 2;
 // Any numbers: they come back as they are.
-constexpr TrainCounters kCounters{.step = kSavedSteps,
+constexpr TrainCounters kCounters{.step = kSavedSteps + 3,
                                   .consumed_samples = 8,
                                   .consumed_tokens = 256,
                                   .skipped_steps = 3,
@@ -177,7 +177,7 @@ TEST_P(MeshChange, GoesOn) {
   Trace saved;
   Trace loaded;
   run_and_save(cases.from, folder / "save", saved);
-  const std::string checkpoint = folder / ("save/" + iteration_folder(kSavedSteps));
+  const std::string checkpoint = folder / ("save/" + iteration_folder(kCounters.step));
   load_and_run(cases.to, checkpoint, loaded);
 
   const std::vector<std::string> none;

@@ -84,6 +84,32 @@ TEST_F(Resume, ALongerOrderIsTakenIfItIsAllowed) {
   EXPECT_EQ(read_checkpoint_manifest(folder(8)).counters.consumed_samples, 64);
 }
 
+TEST_F(Resume, AShorterRunKeepsTheOrderItBeganWith) {
+  ASSERT_EQ(train(config_).error, "");
+  lose_the_end();
+  config_.training.train_iters = 5;
+  EXPECT_THAT(train(config_).log, HasSubstr("resume verified, bit for bit"));
+  EXPECT_EQ(read_checkpoint_manifest(folder(5)).order_samples, 48);
+}
+
+// Batches of half the size: two of them are the next whole one, sample for sample.
+TEST_F(Resume, AnotherBatchSizeTakesTheSamplesThatFollow) {
+  ASSERT_EQ(train(config_).error, "");
+  lose_the_end();
+  const auto hash_after = [&](int64_t iteration) {
+    const std::string path = certificate_path(folder(iteration));
+    return parse_certificate(read_file(path), path).batch_hash;
+  };
+  const uint64_t whole = hash_after(4);
+  fs::remove(certificate_path(folder(4)));
+  config_.training.global_batch_size = 4;
+  config_.checkpoint.save_interval = 1;
+  config_.checkpoint.save_keep_last = 0;
+  ASSERT_EQ(train(config_).error, "");
+  EXPECT_EQ(hash_after(4) + hash_after(5), whole);
+  EXPECT_EQ(read_checkpoint_manifest(folder(6)).counters.consumed_samples, 40);
+}
+
 TEST_F(Resume, ACertificateOfAnotherCheckpointIsFound) {
   ASSERT_EQ(train(config_).error, "");
   lose_the_end();

@@ -124,6 +124,23 @@ def check_chosen_signals(arguments):
     assert not wrong.folder.exists()
 
 
+def check_products(arguments):
+    """Signals that arrive in the middle of matrix products leave the run whole: a handler on the
+    stack of oneDNN's sgemm would not."""
+    program = mpi_job.program_of(arguments, "products", "--train-iters", "100000", "--hidden-size",
+                                 "256", "--ffn-hidden-size", "768", "--num-attention-heads", "4",
+                                 "--seq-length", "128", "--global-batch-size", "32")
+    for _ in range(3):
+        job = program.start()
+        job.wait_for("most of any rank")
+        job.wait_for(" iteration ")
+        for _ in range(60):
+            job.signal(signal.SIGUSR1, job.ranks())
+            time.sleep(0.005)
+        assert "stopped by a signal after step" in job.end(mpi_job.STOPPED)
+        mpi_job.check_readable(mpi_job.checkpoint(program.save, mpi_job.complete(program.save)[-1]))
+
+
 def check_duration(arguments):
     """The run is over, saved, before its time is; the same command goes on."""
     seconds = 3
@@ -149,7 +166,7 @@ def check_duration(arguments):
 def main():
     arguments = mpi_job.test_arguments(__doc__)
     for check in (check_training, check_before_first_step, check_evaluation, check_chosen_signals,
-                  check_duration):
+                  check_products, check_duration):
         begin = time.monotonic()
         check(arguments)
         print(f"{check.__name__}: {time.monotonic() - begin:.1f} s", flush=True)
