@@ -72,8 +72,6 @@ class PositionalFile {
   /// Throws Error if the file ends before.
   void read(int64_t position, void* target, int64_t bytes) const;
   void write(int64_t position, const void* source, int64_t bytes);
-  /// Lets the disk begin with these bytes, so that `sync` has less to wait for. A hint.
-  void start_writing_back(int64_t position, int64_t bytes) noexcept;
   /// Makes the content durable.
   void sync();
   /// Bytes handed out by `read` so far.

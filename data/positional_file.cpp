@@ -71,10 +71,6 @@ void PositionalFile::write(int64_t position, const void* source, int64_t bytes) 
   }
 }
 
-void PositionalFile::start_writing_back(int64_t position, int64_t bytes) noexcept {
-  ::sync_file_range(descriptor_, position, bytes, SYNC_FILE_RANGE_WRITE);
-}
-
 void PositionalFile::sync() {
   int status = -1;
   do status = ::fsync(descriptor_);

@@ -154,7 +154,6 @@ SavedShard CheckpointSaver::write_shard(const std::string& folder) {
         block.digest[part] +=
             tensor_digest(piece, {block.offset[0] + row, block.offset[1]}, columns);
         file.write(block.place[part] + row * row_bytes, from, piece.bytes());
-        file.start_writing_back(block.place[part] + row * row_bytes, piece.bytes());
         from += piece.bytes();
       }
   }
