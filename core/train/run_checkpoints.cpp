@@ -216,6 +216,16 @@ std::string RunCheckpoints::setup_text() const {
                      code_version(), processor_name());
 }
 
+void RunCheckpoints::compare_with_certificate(const ResumeCertificate& found) const {
+  if (data_moved_ && expected_->batch_hash != found.batch_hash)
+    return say("resume not verified: the data files are others than the checkpoint's, as allowed");
+  const CertificateCheck result = check_certificate(
+      *expected_, found, certificate_tolerance(run_.config.model, target_.store.dtype()));
+  check(result.same, "the resumed run is not the one that wrote the checkpoint: ", result.text,
+        ". Nothing was overwritten; delete the checkpoint's next_step.json to go on all the same");
+  say(result.text);
+}
+
 void RunCheckpoints::certify(const GlobalBatch& batch, const StepMetrics& metrics) {
   if (!expected_ && !certify_) return;
   const ResumeCertificate found{.iteration = state_.counters.step,
@@ -225,12 +235,7 @@ void RunCheckpoints::certify(const GlobalBatch& batch, const StepMetrics& metric
                                 .gradient_norm = metrics.gradient_norm,
                                 .setup = setup_text()};
   if (expected_) {
-    const CertificateCheck result = check_certificate(
-        *expected_, found, certificate_tolerance(run_.config.model, target_.store.dtype()));
-    check(
-        result.same, "the resumed run is not the one that wrote the checkpoint: ", result.text,
-        ". Nothing was overwritten; delete the checkpoint's next_step.json to go on all the same");
-    say(result.text);
+    compare_with_certificate(found);
     expected_.reset();
   }
   if (certify_) certificate_ = found;

@@ -66,6 +66,7 @@ class RunCheckpoints {
   void set_aside(const std::string& path);
   void expect_certificate(const std::string& checkpoint);
   std::string setup_text() const;
+  void compare_with_certificate(const ResumeCertificate& found) const;
   void certify(const GlobalBatch& batch, const StepMetrics& metrics);
   void write_certificate();
   void start_save();

@@ -132,6 +132,19 @@ TEST_F(Resume, MovedDataIsComparedByTheBatchAlone) {
   EXPECT_THAT(outcome.log, HasSubstr("resume verified, bit for bit"));
 }
 
+TEST_F(Resume, OtherDataIsTakenIfItIsAllowed) {
+  const std::string before = "[Data]\ndata-path = a  # default: empty\n";
+  const std::string after = "[Data]\ndata-path = b  # default: empty\n";
+  ASSERT_EQ(train(config_, before).error, "");
+  lose_the_end();
+  config_.training.seed = 5;  // another order of the mock data: what other files would be
+  EXPECT_THAT(train(config_, before).error, HasSubstr("the data of step 5 has hash"));
+  config_.checkpoint.allow_changed_options = {"data-path"};
+  const Outcome outcome = train(config_, after);
+  EXPECT_EQ(outcome.error, "");
+  EXPECT_THAT(outcome.log, HasSubstr("the data files are others than the checkpoint's"));
+}
+
 TEST_F(Resume, ExpertsAreNotComparedOverOtherMicroBatches) {
   config_.parallel.tensor_model_parallel_size = 1;
   config_.model.num_experts = 4;
