@@ -21,10 +21,6 @@ namespace {
 
 constexpr int64_t kBufferBytes = 1 << 20;
 
-std::string reason(int code) {
-  return std::generic_category().message(code);
-}
-
 /// A file descriptor that closes itself.
 class Descriptor {
  public:
@@ -44,12 +40,17 @@ class Descriptor {
 
 void sync_path(const std::string& path, int flags) {
   const Descriptor file(path, flags);
-  check(file.ok(), "cannot open ", path, ": ", reason(errno));
+  check(file.ok(), "cannot open ", path, ": ", system_reason(errno));
   // EINVAL: some file systems cannot sync a folder; there is nothing more to be done then.
-  check(::fsync(file.value()) == 0 || errno == EINVAL, "cannot sync ", path, ": ", reason(errno));
+  check(::fsync(file.value()) == 0 || errno == EINVAL, "cannot sync ", path, ": ",
+        system_reason(errno));
 }
 
 }  // namespace
+
+std::string system_reason(int code) {
+  return std::generic_category().message(code);
+}
 
 TemporaryFile::TemporaryFile(std::string target) : target_(std::move(target)) {
   // Random, because ranks on several nodes that share a folder may have equal process ids.
@@ -59,7 +60,7 @@ TemporaryFile::TemporaryFile(std::string target) : target_(std::move(target)) {
     const Descriptor file(path_, O_WRONLY | O_CREAT | O_EXCL);
     if (file.ok()) return;
     const int code = errno;
-    check_usage(code == EEXIST, "cannot write ", target_, ": ", reason(code),
+    check_usage(code == EEXIST, "cannot write ", target_, ": ", system_reason(code),
                 "; the folder must exist and be writable");
   }
   fail("cannot find a free temporary name for ", target_);
@@ -67,7 +68,7 @@ TemporaryFile::TemporaryFile(std::string target) : target_(std::move(target)) {
 
 TemporaryFile::~TemporaryFile() {
   if (!published_ && ::unlink(path_.c_str()) != 0 && errno != ENOENT)
-    log_info("cannot remove {}: {}", path_, reason(errno));
+    log_info("cannot remove {}: {}", path_, system_reason(errno));
 }
 
 void TemporaryFile::sync() const {
@@ -77,14 +78,14 @@ void TemporaryFile::sync() const {
 void TemporaryFile::publish() {
   sync();
   check(::rename(path_.c_str(), target_.c_str()) == 0, "cannot rename ", path_, " to ", target_,
-        ": ", reason(errno));
+        ": ", system_reason(errno));
   published_ = true;
   sync_folder(folder_of(target_));
 }
 
 FileWriter::FileWriter(const std::string& path)
     : path_(path), descriptor_(::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC)) {
-  check(descriptor_ >= 0, "cannot open ", path, " for writing: ", reason(errno));
+  check(descriptor_ >= 0, "cannot open ", path, " for writing: ", system_reason(errno));
   buffer_.reserve(kBufferBytes);
 }
 
@@ -111,7 +112,7 @@ void FileWriter::write_through(const char* data, int64_t bytes) {
   while (bytes > 0) {
     const ssize_t written = ::write(descriptor_, data, static_cast<size_t>(bytes));
     if (written < 0 && errno == EINTR) continue;
-    check(written >= 0, "cannot write to ", path_, ": ", reason(errno));
+    check(written >= 0, "cannot write to ", path_, ": ", system_reason(errno));
     data += written;
     bytes -= written;
   }
@@ -121,15 +122,15 @@ MappedFile::MappedFile(const std::string& path, Access access) {
   const bool write = access == Access::write;
   // O_NONBLOCK, because a pipe of that name would be waited for; files do not know it.
   const Descriptor file(path, (write ? O_RDWR : O_RDONLY) | O_NONBLOCK);
-  check_usage(file.ok(), "cannot open ", path, ": ", reason(errno));
+  check_usage(file.ok(), "cannot open ", path, ": ", system_reason(errno));
   struct stat info {};
-  check(::fstat(file.value(), &info) == 0, "cannot stat ", path, ": ", reason(errno));
+  check(::fstat(file.value(), &info) == 0, "cannot stat ", path, ": ", system_reason(errno));
   check_usage(S_ISREG(info.st_mode), path, " is not a regular file");
   size_ = info.st_size;
   if (size_ == 0) return;  // an empty mapping is an error to mmap; an empty span is what we mean
   void* address = ::mmap(nullptr, static_cast<size_t>(size_),
                          write ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, file.value(), 0);
-  check(address != MAP_FAILED, "cannot map ", path, " (", size_, " bytes): ", reason(errno));
+  check(address != MAP_FAILED, "cannot map ", path, " (", size_, " bytes): ", system_reason(errno));
   data_ = static_cast<std::byte*>(address);
 }
 
@@ -143,20 +144,20 @@ void MappedFile::expect_random_access() const {
 
 void reserve_file(const std::string& path, int64_t bytes) {
   const Descriptor file(path, O_RDWR);
-  check(file.ok(), "cannot open ", path, ": ", reason(errno));
+  check(file.ok(), "cannot open ", path, ": ", system_reason(errno));
   int code = EINTR;
   while (code == EINTR) code = bytes == 0 ? 0 : ::posix_fallocate(file.value(), 0, bytes);
-  check(code == 0, "cannot reserve ", bytes, " bytes for ", path, ": ", reason(code));
+  check(code == 0, "cannot reserve ", bytes, " bytes for ", path, ": ", system_reason(code));
 }
 
 void reserve_file_if_cheap(const std::string& path, int64_t bytes) {
   const Descriptor file(path, O_RDWR);
-  check(file.ok(), "cannot open ", path, ": ", reason(errno));
+  check(file.ok(), "cannot open ", path, ": ", system_reason(errno));
   int status = 0;
   do status = bytes == 0 ? 0 : ::fallocate(file.value(), 0, 0, bytes);
   while (status != 0 && errno == EINTR);
   check(status == 0 || errno == EOPNOTSUPP, "cannot reserve ", bytes, " bytes for ", path, ": ",
-        reason(errno));
+        system_reason(errno));
 }
 
 bool file_exists(const std::string& path) {
@@ -199,7 +200,7 @@ int64_t free_bytes(const std::string& path) {
   int status = -1;
   do status = ::statvfs(path.c_str(), &info);
   while (status != 0 && errno == EINTR);
-  check(status == 0, "cannot tell the free space of ", path, ": ", reason(errno));
+  check(status == 0, "cannot tell the free space of ", path, ": ", system_reason(errno));
   return static_cast<int64_t>(info.f_bavail * info.f_frsize);
 }
 

@@ -12,6 +12,9 @@
 
 namespace phalanx {
 
+/// What the system says about `code`, an errno: "No space left on device".
+std::string system_reason(int code);
+
 /// A new empty file beside `target` under a name no other process uses. It vanishes with this
 /// object unless `publish` was called. One thread at a time.
 class TemporaryFile {

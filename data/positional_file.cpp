@@ -4,28 +4,19 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <system_error>
 #include <utility>
 
 #include "data/file_io.h"
 #include "kernels/base/error.h"
 
 namespace phalanx {
-namespace {
-
-std::string reason(int code) {
-  return std::generic_category().message(code);
-}
-
-}  // namespace
-
 PositionalFile::PositionalFile(const std::string& path, Access access)
     : path_(path),
       // O_NONBLOCK, because a pipe of that name would be waited for; files do not know it.
       descriptor_(::open(path.c_str(),
                          (access == Access::write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK)) {
   const char* purpose = access == Access::write ? " for writing: " : " for reading: ";
-  check(descriptor_ >= 0, "cannot open ", path, purpose, reason(errno));
+  check(descriptor_ >= 0, "cannot open ", path, purpose, system_reason(errno));
 }
 
 PositionalFile::PositionalFile(PositionalFile&& other) noexcept
@@ -39,7 +30,7 @@ PositionalFile::~PositionalFile() {
 
 int64_t PositionalFile::bytes() const {
   struct stat info {};
-  check(::fstat(descriptor_, &info) == 0, "cannot stat ", path_, ": ", reason(errno));
+  check(::fstat(descriptor_, &info) == 0, "cannot stat ", path_, ": ", system_reason(errno));
   return info.st_size;
 }
 
@@ -51,7 +42,7 @@ void PositionalFile::read(int64_t position, void* target, int64_t bytes) const {
         ::pread(descriptor_, to + done, static_cast<size_t>(bytes - done), position + done);
     if (moved < 0 && errno == EINTR) continue;
     check(moved >= 0, "cannot read ", bytes, " bytes at ", position, " of ", path_, ": ",
-          reason(errno));
+          system_reason(errno));
     check(moved > 0, path_, " ends at byte ", position + done, "; ", bytes,
           " bytes were wanted at ", position);
     done += moved;
@@ -66,7 +57,7 @@ void PositionalFile::write(int64_t position, const void* source, int64_t bytes) 
         ::pwrite(descriptor_, from + done, static_cast<size_t>(bytes - done), position + done);
     if (moved < 0 && errno == EINTR) continue;
     check(moved >= 0, "cannot write ", bytes, " bytes at ", position, " of ", path_, ": ",
-          reason(errno));
+          system_reason(errno));
     done += moved;
   }
 }
@@ -75,7 +66,7 @@ void PositionalFile::sync() {
   int status = -1;
   do status = ::fsync(descriptor_);
   while (status != 0 && errno == EINTR);
-  check(status == 0, "cannot sync ", path_, ": ", reason(errno));
+  check(status == 0, "cannot sync ", path_, ": ", system_reason(errno));
 }
 
 }  // namespace phalanx

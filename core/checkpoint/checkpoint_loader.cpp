@@ -1,11 +1,10 @@
 // Every rank reads the rectangles it needs; all of them together check the sums.
 #include "core/checkpoint/checkpoint_loader.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <chrono>
 #include <map>
+#include <optional>
 #include <set>
 
 #include "core/checkpoint/agreement.h"
@@ -143,14 +142,8 @@ class Loading {
   /// The part of `block` that lies in `own`, into all three of its tensors.
   void read_block(const PositionalFile& file, const SavedBlock& block, const OptimizerShard& own) {
     const Piece piece = piece_of(own);
-    BlockRange range;
-    for (const size_t dim : {0U, 1U}) {
-      range.offset[dim] = std::max(block.offset[dim], piece.offset[dim]);
-      range.size[dim] =
-          std::min(block.offset[dim] + block.size[dim], piece.offset[dim] + piece.size[dim]) -
-          range.offset[dim];
-      if (range.size[dim] <= 0) return;
-    }
+    const BlockRange range = overlap_of({block.offset, block.size}, {piece.offset, piece.size});
+    if (range.size[0] == 0 || range.size[1] == 0) return;
     const std::array<Tensor, kNumParts> parts = parts_of(own);
     for (int part = 0; part < kNumParts; ++part) {
       const Tensor& whole = parts[static_cast<size_t>(part)];
@@ -209,19 +202,24 @@ class Loading {
 
 }  // namespace
 
-Manifest open_checkpoint(const std::string& folder, ProcessGroup& world, IoWatchdog& watchdog) {
-  // Rank 0 reads for all: thousands of ranks would otherwise ask for the same file at once.
+Manifest share_manifest(const std::string& folder, ProcessGroup& world, IoWatchdog& watchdog) {
+  const std::string path = folder + "/manifest.json";
+  std::optional<Manifest> own;  // rank 0 need not parse it again
   std::string text;
-  const bool first = world.rank() == 0;
   agree_intact(world, damage_of([&] {
-                 if (!first) return;
-                 const IoWatchdog::Watch watch(watchdog, "reading", folder + "/manifest.json");
-                 read_checkpoint_manifest(folder);
-                 text = read_file(folder + "/manifest.json");
+                 if (world.rank() != 0) return;
+                 const IoWatchdog::Watch watch(watchdog, "reading", path);
+                 own = read_checkpoint_manifest(folder);
+                 text = read_file(path);
                }));
-  Manifest manifest = parse_manifest(broadcast_text(world, text), folder + "/manifest.json");
+  text = broadcast_text(world, text);
+  return own ? std::move(*own) : parse_manifest(text, path);
+}
+
+Manifest open_checkpoint(const std::string& folder, ProcessGroup& world, IoWatchdog& watchdog) {
+  Manifest manifest = share_manifest(folder, world, watchdog);
   agree_intact(world, damage_of([&] {
-                 if (first) verify_index(folder, manifest);
+                 if (world.rank() == 0) verify_index(folder, manifest);
                  const auto num_shards = std::ssize(manifest.shards);
                  for (int64_t i = world.rank(); i < num_shards; i += world.size()) {
                    const SavedShard& shard = manifest.shards[static_cast<size_t>(i)];

@@ -29,6 +29,11 @@ struct LoadExceptions {
 /// permission): another checkpoint may do, but this one may be whole another time.
 inline constexpr char kUnreadable[] = "cannot be read now: ";
 
+/// The manifest of FOLDER, on every rank. Rank 0 reads it for all: thousands of ranks would
+/// otherwise ask for the same file at once. Collective. Throws CheckpointDamage, on every rank
+/// alike.
+Manifest share_manifest(const std::string& folder, ProcessGroup& world, IoWatchdog& watchdog);
+
 /// The manifest of FOLDER, after a look at all of the checkpoint but its tensors: COMMITTED, the
 /// manifest itself, index.h5, and of every shard its size and frame. Collective over `world`; each
 /// file is read by one rank. Throws CheckpointDamage, on every rank alike.

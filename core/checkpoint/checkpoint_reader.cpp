@@ -13,17 +13,6 @@ namespace {
 // A multiple of every length of a checksum's leaf.
 constexpr int64_t kLeafMultiple = 16;
 
-BlockRange intersection(const BlockRange& a, const SavedBlock& b) {
-  BlockRange result;
-  for (const size_t dim : {0U, 1U}) {
-    const int64_t begin = std::max(a.offset[dim], b.offset[dim]);
-    const int64_t end = std::min(a.offset[dim] + a.size[dim], b.offset[dim] + b.size[dim]);
-    result.offset[dim] = begin;
-    result.size[dim] = std::max<int64_t>(0, end - begin);
-  }
-  return result;
-}
-
 }  // namespace
 
 std::vector<BlockRange> cut_range(const BlockRange& range, DType dtype, int64_t max_bytes) {
@@ -63,7 +52,7 @@ void CheckpointReader::read(const SavedTensor& tensor, int part, const BlockRang
   const int64_t element = dtype_bytes(manifest_.dtype);
   std::vector<uint8_t> buffer;
   for (Source& source : sources_.at(tensor.name)) {
-    const BlockRange overlap = intersection(range, *source.block);
+    const BlockRange overlap = overlap_of(range, {source.block->offset, source.block->size});
     const int64_t row_bytes = overlap.size[1] * element;
     if (overlap.size[0] * row_bytes == 0) continue;
     const int64_t first = (overlap.offset[0] - range.offset[0]) * range.size[1] +

@@ -56,11 +56,12 @@ void CheckpointSaver::plan_blocks() {
   std::map<int64_t, size_t> shard_of_entry;
   for (size_t i = 0; i < pieces.size(); ++i) shard_of_entry[table.find(pieces[i])] = i;
   const DType dtype = accumulator_dtype(source_.store.dtype());
+  std::vector<SavedTensor> tensors;
   int64_t bytes = 0;
   for (const PlannedBlock& planned : plan_save(table)) {
     const Piece& piece = table.entries()[static_cast<size_t>(planned.entry)].piece;
-    if (tensors_.empty() || tensors_.back().name != piece.name)
-      tensors_.push_back({piece.name, piece.global_shape});
+    if (tensors.empty() || tensors.back().name != piece.name)
+      tensors.push_back({piece.name, piece.global_shape});
     if (planned.rank != source_.world.rank()) continue;
     blocks_.push_back({.tensor = piece.name,
                        .offset = {planned.row_begin, piece.offset[1]},
@@ -76,7 +77,7 @@ void CheckpointSaver::plan_blocks() {
                .world_size = source_.world.size(),
                .order_samples = options_.order_samples,
                .dtype = dtype,
-               .tensors = tensors_};
+               .tensors = std::move(tensors)};
 }
 
 std::string CheckpointSaver::start(const TrainCounters& counters, int64_t num_updates) {
@@ -139,7 +140,7 @@ SavedShard CheckpointSaver::write_shard(const std::string& folder) {
   SavedShard shard{.file = shard_name(rank), .bytes = 0, .frame_digest = 0, .blocks = blocks_};
   const std::string path = folder + "/" + shard.file;
   const IoWatchdog::Watch watch(watchdog_, "writing", path);
-  shard.bytes = lay_out_shard(path, shard.blocks, dtype, tensors_);
+  shard.bytes = lay_out_shard(path, shard.blocks, dtype, manifest_.tensors);
   PositionalFile file(path, PositionalFile::Access::write);
   uint8_t* from = snapshot_.data();
   for (SavedBlock& block : shard.blocks) {

@@ -94,7 +94,6 @@ class CheckpointSaver {
   SaveOptions options_;
   SaveFolder* folder_;
   IoWatchdog watchdog_;
-  std::vector<SavedTensor> tensors_;
   std::vector<SavedBlock> blocks_;      // that this rank writes
   std::vector<size_t> shard_of_block_;  // places in source_.shards
   std::vector<uint8_t> snapshot_;       // block after block, part after part

@@ -7,9 +7,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <system_error>
 #include <thread>
 
+#include "data/file_io.h"
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
 
@@ -18,10 +18,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
-
-std::string reason(int code) {
-  return std::generic_category().message(code);
-}
 
 /// Tries once: 0, or errno. An open-file-description lock belongs to this opening of the file. A
 /// classic record lock belongs to the process: two holders in one process would not exclude each
@@ -47,7 +43,7 @@ void say_unsupported(const std::string& path, int code) {
       "kept "
       "apart only by the epoch file, which leaves an instant between check and change. Mount the "
       "file system with locks (Lustre: -o flock)",
-      path, reason(code));
+      path, system_reason(code));
 }
 
 /// 0, or why the lock was not had. Tries again and again, because waiting in the kernel
@@ -68,14 +64,14 @@ int lock_within(int descriptor, milliseconds patience) {
 
 FileLock::FileLock(const std::string& path, milliseconds patience)
     : descriptor_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
-  check_usage(descriptor_ >= 0, "cannot open ", path, ": ", reason(errno),
+  check_usage(descriptor_ >= 0, "cannot open ", path, ": ", system_reason(errno),
               "; the folder must exist and be writable");
   const int code = lock_within(descriptor_, patience);
   if (is_unsupported(code)) say_unsupported(path, code);
   if (code == 0 || is_unsupported(code)) return;
   ::close(descriptor_);
   fail("cannot lock ", path, " within ", static_cast<double>(patience.count()) / 1000,
-       " s: ", reason(code),
+       " s: ", system_reason(code),
        "; another process, on this machine or another, holds it. End the other job that uses this "
        "folder, or find its process with lslocks");
 }

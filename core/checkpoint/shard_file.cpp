@@ -150,6 +150,17 @@ PositionalFile open_shard(const std::string& folder, const SavedShard& shard, DT
   return file;
 }
 
+BlockRange overlap_of(const BlockRange& a, const BlockRange& b) {
+  BlockRange result;
+  for (const size_t dim : {0U, 1U}) {
+    const int64_t begin = std::max(a.offset[dim], b.offset[dim]);
+    const int64_t end = std::min(a.offset[dim] + a.size[dim], b.offset[dim] + b.size[dim]);
+    result.offset[dim] = begin;
+    result.size[dim] = std::max<int64_t>(0, end - begin);
+  }
+  return result;
+}
+
 void read_block_range(const PositionalFile& file, const BlockPart& from, const BlockRange& range,
                       void* target, int64_t target_stride) {
   const SavedBlock& block = from.block;

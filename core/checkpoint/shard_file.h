@@ -45,6 +45,8 @@ struct BlockRange {
   std::array<int64_t, 2> offset{};  // in the global tensor
   std::array<int64_t, 2> size{};
 };
+/// What two rectangles share; a size is 0 where they share nothing.
+BlockRange overlap_of(const BlockRange& a, const BlockRange& b);
 void read_block_range(const PositionalFile& file, const BlockPart& from, const BlockRange& range,
                       void* target, int64_t target_stride);
 

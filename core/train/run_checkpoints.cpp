@@ -47,9 +47,7 @@ RunCheckpoints::RunCheckpoints(RunIdentity run, TrainState& state, const Paramet
 void RunCheckpoints::refuse_mistakes() {
   const std::string path = broadcast_text(target_.world, is_first() ? newest_readable(run_) : "");
   if (path.empty()) return;
-  const std::string file = path + "/manifest.json";
-  const std::string text = broadcast_text(target_.world, is_first() ? read_file(file) : "");
-  const Manifest manifest = parse_manifest(text, file);
+  const Manifest manifest = share_manifest(path, target_.world, watchdog_);
   check_same_run(manifest, path, run_);
   continued_order(manifest, path, run_);
   check_model(path, manifest, target_, exceptions(), watchdog_);
