@@ -1,6 +1,8 @@
 // Validation of a whole run: each part's own problems, then what only shows when parts meet.
 #include "core/config.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <filesystem>

@@ -1,6 +1,8 @@
 // The rules of every axis, and of axes together.
 #include "core/layout_validate.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <numeric>
 #include <tuple>

@@ -1,4 +1,6 @@
 // Blends of several datasets, and synthetic data.
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "data/sample_source.h"

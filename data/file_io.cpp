@@ -1,6 +1,8 @@
 // POSIX files behind file_io.h.
 #include "data/file_io.h"
 
+#include <fmt/format.h>
+
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>

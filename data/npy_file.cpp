@@ -1,6 +1,8 @@
 // The .npy header and its checks.
 #include "data/npy_file.h"
 
+#include <fmt/format.h>
+
 #include <cstring>
 #include <string_view>
 

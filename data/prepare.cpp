@@ -1,6 +1,8 @@
 // The stages of `prepare`: encode chunks on workers, append their tokens in order, publish at last.
 #include "data/prepare.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>

@@ -1,4 +1,6 @@
 // One split of one dataset: its index files and the walk from a sample's number to its tokens.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <limits>
 

@@ -3,7 +3,6 @@
 // backend_attention.cpp.
 #include "kernels/backend.h"
 
-#include "kernels/cpu/cpu_backend.h"
 #include "kernels/op_scope.h"
 
 namespace phalanx {
@@ -226,11 +225,6 @@ void Backend::add_sum_squares(const Tensor& sum, const Tensor& x) {
   scope.elements("sum", sum, 1, DType::f64);
   scope.floating("x", x);
   add_sum_squares_impl(sum, x);
-}
-
-std::unique_ptr<Backend> make_backend(Device device, int num_threads) {
-  if (device == Device::cpu) return std::make_unique<CpuBackend>(num_threads);
-  throw UsageError("this build has no CUDA backend; use --device cpu");
 }
 
 }  // namespace phalanx

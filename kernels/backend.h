@@ -1,6 +1,6 @@
 // Backend: every op of the trainer, forward beside backward. Public functions check shapes; private
 // virtual `_impl` does the work. Implementations: cpu/ (the readable reference), a null one that
-// only lets shapes through (to measure memory), later cuda/.
+// only lets shapes through (to measure memory), cuda/.
 //
 // Rules for all ops. Outputs come first, then inputs, then scalars. Tensors are dense and live on
 // the backend's device. Activation gradients are assigned, parameter gradients (dweight, dtable)
@@ -188,9 +188,5 @@ class Backend : public MoeOps {
   virtual void adamw_step_impl(const AdamWTensors& tensors, const AdamWOptions& options) = 0;
   virtual void add_sum_squares_impl(const Tensor& sum, const Tensor& x) = 0;
 };
-
-/// The backend of `device` with `num_threads` CPU threads (0: OpenMP's default). Throws UsageError
-/// if this build lacks it.
-std::unique_ptr<Backend> make_backend(Device device, int num_threads = 0);
 
 }  // namespace phalanx

@@ -1,4 +1,6 @@
 // `phalanx checkpoint`: lists, checks, compares and rewrites checkpoints, on one process.
+#include <fmt/format.h>
+
 #include <unistd.h>
 
 #include <chrono>

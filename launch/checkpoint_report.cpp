@@ -1,6 +1,8 @@
 // Tables for people.
 #include "launch/checkpoint_report.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <filesystem>
 

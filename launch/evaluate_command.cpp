@@ -4,6 +4,7 @@
 #include "core/layout_validate.h"
 #include "core/model/problems.h"
 #include "core/train/run_evaluation.h"
+#include "kernels/make_backend.h"
 #include "launch/commands.h"
 #include "launch/mpi_ranks.h"
 #include "launch/options.h"
@@ -40,7 +41,8 @@ int evaluate_on_ranks(const Arguments& arguments, const Ranks& ranks) {
 
   const DeviceMesh mesh(config.parallel, ranks.size);
   ProcessGroups groups = make_mpi_process_groups(mesh);
-  const auto backend = make_backend(Device::cpu, static_cast<int>(config.training.threads));
+  const auto backend =
+      make_backend(Device::cpu, {.num_threads = static_cast<int>(config.training.threads)});
   const EvaluationResult result = run_evaluation(config, options.load.load, *backend, groups, mesh);
   if (ranks.rank == 0)
     std::printf("validation loss %.6f | perplexity %.4f | tokens %lld\n", result.loss,

@@ -1,8 +1,11 @@
 // `phalanx generate`: text from a finished run, printed while it is written.
+#include <fmt/format.h>
+
 #include <cstdio>
 #include <cstdlib>
 
 #include "core/model/problems.h"
+#include "kernels/make_backend.h"
 #include "launch/commands.h"
 #include "launch/mpi_ranks.h"
 #include "launch/options.h"
@@ -75,7 +78,8 @@ int run_generate(const Arguments& arguments) {
   throw_problems(problems);
 
   generation.seed = static_cast<uint64_t>(config.training.seed);
-  const auto backend = make_backend(Device::cpu, static_cast<int>(config.training.threads));
+  const auto backend =
+      make_backend(Device::cpu, {.num_threads = static_cast<int>(config.training.threads)});
   print(generation.prompt);
   run_generation(config, load.load, generation, *backend, print);
   print("\n");

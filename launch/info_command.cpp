@@ -1,4 +1,6 @@
 // `phalanx info`: what a model and a layout cost, without training anything.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>

@@ -1,4 +1,6 @@
 // The program `phalanx`: picks the subcommand and turns exceptions into exit codes.
+#include <fmt/format.h>
+
 #include <cstdio>
 #include <exception>
 

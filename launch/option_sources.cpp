@@ -2,6 +2,8 @@
 // because Boost's cuts every value at '#', knows no quotes and stops at the first bad line.
 #include "launch/option_sources.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <boost/program_options.hpp>
 #include <filesystem>

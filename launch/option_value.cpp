@@ -2,6 +2,8 @@
 // and a number written by one is read back to the same bits by the other.
 #include "launch/option_value.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cmath>

@@ -2,6 +2,8 @@
 // Readers throw UsageError that says what is wrong and the nearest valid value.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <cstdint>
 #include <string>
 #include <string_view>

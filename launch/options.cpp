@@ -1,6 +1,8 @@
 // Precedence of the sources, and the texts made from the table of options.
 #include "launch/options.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <boost/program_options.hpp>
 #include <sstream>

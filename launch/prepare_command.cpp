@@ -1,4 +1,6 @@
 // `phalanx prepare`: text to a token dataset, learning a tokenizer first if asked to.
+#include <fmt/format.h>
+
 #include <unistd.h>
 
 #include <chrono>

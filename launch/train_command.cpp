@@ -1,4 +1,6 @@
 // `phalanx train`: options to a running training job on all MPI ranks.
+#include <fmt/format.h>
+
 #include <cmath>
 #include <csignal>
 #include <cstdio>
@@ -6,6 +8,7 @@
 #include "core/model/problems.h"
 #include "core/train/run_training.h"
 #include "core/train/run_verification.h"
+#include "kernels/make_backend.h"
 #include "launch/commands.h"
 #include "launch/exit_codes.h"
 #include "launch/mpi_ranks.h"
@@ -44,7 +47,8 @@ struct TrainTable {
 };
 
 int verify_on_ranks(const RunConfig& config, const Ranks& ranks) {
-  const auto backend = make_backend(Device::cpu, static_cast<int>(config.training.threads));
+  const auto backend =
+      make_backend(Device::cpu, {.num_threads = static_cast<int>(config.training.threads)});
   const VerificationResult result =
       run_verification(config, *backend, ranks.size, make_mpi_process_groups);
   if (ranks.rank == 0) std::fputs(result.text.c_str(), stdout);
@@ -65,7 +69,8 @@ int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
   if (options.train.verify_layout) return verify_on_ranks(config, ranks);
   const DeviceMesh mesh(config.parallel, ranks.size);
   ProcessGroups groups = make_mpi_process_groups(mesh);
-  const auto backend = make_backend(Device::cpu, static_cast<int>(config.training.threads));
+  const auto backend =
+      make_backend(Device::cpu, {.num_threads = static_cast<int>(config.training.threads)});
   stop_on_signals(config.checkpoint.exit_signals);
   std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its write, not our end
   const TrainingResult result = run_training(config, config_ini(config), *backend, groups, mesh);

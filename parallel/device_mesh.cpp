@@ -1,6 +1,8 @@
 // Rank arithmetic of the two views, and what is wrong with a parallel configuration.
 #include "parallel/device_mesh.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <span>

@@ -2,6 +2,8 @@
 // only, never on timing, so that results are the same bits on every run.
 #include "parallel/mpi_process_group.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>

@@ -1,6 +1,8 @@
 // The schedules, and how many micro-batches they keep alive.
 #include "parallel/pipeline_schedule.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "kernels/base/error.h"

@@ -1,6 +1,8 @@
 // Hashes, their comparison by one all-reduce, and the search for the odd rank.
 #include "parallel/replica_check.h"
 
+#include <fmt/format.h>
+
 #include <unistd.h>
 #include <xxhash.h>
 

@@ -1,6 +1,8 @@
 // The checksum as the last field of a JSON object.
 #include "core/checkpoint/checked_json.h"
 
+#include <fmt/format.h>
+
 #include <xxhash.h>
 
 #include <string_view>

@@ -1,6 +1,8 @@
 // Every rank reads the rectangles it needs; all of them together check the sums.
 #include "core/checkpoint/checkpoint_loader.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <map>

@@ -1,6 +1,8 @@
 // Gathering rectangles from the blocks they overlap.
 #include "core/checkpoint/checkpoint_reader.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstring>

@@ -2,6 +2,8 @@
 // ranks at step boundaries.
 #include "core/checkpoint/checkpoint_saver.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <map>
 

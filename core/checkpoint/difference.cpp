@@ -1,6 +1,8 @@
 // Comparing two checkpoints piece by piece.
 #include "core/checkpoint/difference.h"
 
+#include <fmt/format.h>
+
 #include <bit>
 #include <cmath>
 #include <limits>

@@ -1,6 +1,8 @@
 // PHALANX_FAULT: read once, counted, carried out.
 #include "core/checkpoint/fault_hook.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <atomic>

@@ -1,6 +1,8 @@
 // Telling checkpoints, folders of checkpoints and run folders apart.
 #include "core/checkpoint/listing.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <system_error>

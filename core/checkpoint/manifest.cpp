@@ -1,6 +1,8 @@
 // manifest.json and COMMITTED.
 #include "core/checkpoint/manifest.h"
 
+#include <fmt/format.h>
+
 #include <xxhash.h>
 
 #include <algorithm>

@@ -1,6 +1,8 @@
 // The claim on SAVE and the renames that make, replace and remove checkpoints.
 #include "core/checkpoint/save_folder.h"
 
+#include <fmt/format.h>
+
 #include <unistd.h>
 
 #include <algorithm>

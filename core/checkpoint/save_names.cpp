@@ -1,6 +1,8 @@
 // Reading a folder of checkpoints: names, complete checkpoints, the latest iteration.
 #include "core/checkpoint/save_names.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <charconv>
 #include <filesystem>

@@ -1,6 +1,8 @@
 // Layout of shards by HDF5, their frames, and reading by position.
 #include "core/checkpoint/shard_file.h"
 
+#include <fmt/format.h>
+
 #include <xxhash.h>
 
 #include <algorithm>

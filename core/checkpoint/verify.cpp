@@ -1,6 +1,8 @@
 // Verification: frames of all shards first, then the blocks, both in parallel over the files.
 #include "core/checkpoint/verify.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <mutex>
 #include <nlohmann/json.hpp>

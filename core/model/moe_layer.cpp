@@ -1,6 +1,8 @@
 // The mixture-of-experts feed-forward; every backward reads as its forward from the last line up.
 #include "core/model/moe_layer.h"
 
+#include <fmt/format.h>
+
 namespace phalanx {
 namespace {
 

@@ -1,6 +1,8 @@
 // Layers per stage by cost, and the recompute words.
 #include "core/model/stage_options.h"
 
+#include <fmt/format.h>
+
 #include "core/model/model_cost.h"
 
 namespace phalanx {

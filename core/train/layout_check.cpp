@@ -2,6 +2,8 @@
 // its optimizer shards own, so that nothing is gathered.
 #include "core/train/layout_check.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>

@@ -1,6 +1,8 @@
 // Adds up what a run will take and compares it with what the machine has.
 #include "core/train/memory_needs.h"
 
+#include <fmt/format.h>
+
 #include <unistd.h>
 
 #include <algorithm>

@@ -1,6 +1,8 @@
 // Costs of stages from FLOPs, and the texts about them.
 #include "core/train/pipeline_report.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <numeric>
 

@@ -1,6 +1,8 @@
 // Folders, manifests and options that decide whether and where a run goes on.
 #include "core/train/resume_candidates.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <filesystem>
 

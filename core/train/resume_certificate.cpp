@@ -1,6 +1,8 @@
 // What a step did, and its comparison with a certificate.
 #include "core/train/resume_certificate.h"
 
+#include <fmt/format.h>
+
 #include <xxhash.h>
 
 #include <cmath>

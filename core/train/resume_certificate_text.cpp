@@ -1,4 +1,6 @@
 // The text of next_step.json, apart from the rest because it needs nothing of the trainer.
+#include <fmt/format.h>
+
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 

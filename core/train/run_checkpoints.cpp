@@ -1,6 +1,8 @@
 // From which checkpoint a run goes on, when it saves, and its certificates.
 #include "core/train/run_checkpoints.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>

@@ -1,6 +1,8 @@
 // The whole run in the order it happens.
 #include "core/train/run_training.h"
 
+#include <fmt/format.h>
+
 #include <cstdio>
 
 #include "core/train/trainer.h"

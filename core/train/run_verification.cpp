@@ -1,6 +1,8 @@
 // Shrinks, compares, and says it in words.
 #include "core/train/run_verification.h"
 
+#include <fmt/format.h>
+
 #include <chrono>
 
 #include "core/train/shrink_layout.h"

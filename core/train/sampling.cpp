@@ -1,6 +1,8 @@
 // Next-token choice and UTF-8 boundaries.
 #include "core/train/sampling.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 

@@ -1,6 +1,8 @@
 // Builds and runs a training run.
 #include "core/train/trainer.h"
 
+#include <fmt/format.h>
+
 #include <filesystem>
 #include <fstream>
 

@@ -1,6 +1,8 @@
 // Blocks of tensors on their way from ranks to a file and back.
 #include "core/train/weights_file.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <map>

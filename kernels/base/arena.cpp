@@ -1,6 +1,8 @@
 // Bump allocation with a remembered peak.
 #include "kernels/base/arena.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "kernels/base/log.h"

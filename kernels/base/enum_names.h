@@ -40,7 +40,7 @@ template <NamedEnum Enum>
 Enum parse_enum(std::string_view name) {
   for (const auto& [value, candidate] : EnumNames<Enum>::table)
     if (candidate == name) return value;
-  throw UsageError(fmt::format("'{}' is none of {}", name, enum_choices<Enum>()));
+  throw UsageError(detail::concatenate("'", name, "' is none of ", enum_choices<Enum>()));
 }
 
 }  // namespace phalanx

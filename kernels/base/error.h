@@ -2,11 +2,12 @@
 // Messages carry the offending values and the fix; the caller's source location is added.
 #pragma once
 
-#include <fmt/format.h>
-
+#include <concepts>
+#include <cstdint>
 #include <source_location>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace phalanx {
 
@@ -33,10 +34,31 @@ struct Condition {
 };
 
 namespace detail {
+// Not fmt's templates: every file includes this one, and CUDA's compiler cannot read fmt.
+void append_value(std::string& text, bool value);
+void append_value(std::string& text, char value);
+void append_value(std::string& text, double value);
+void append_value(std::string& text, float value);
+void append_value(std::string& text, int64_t value);
+void append_value(std::string& text, uint64_t value);
+
+template <class Value>
+void append(std::string& text, const Value& value) {
+  if constexpr (std::convertible_to<const Value&, std::string_view>) {
+    text += std::string_view(value);
+  } else if constexpr (std::signed_integral<Value> && !std::same_as<Value, char>) {
+    append_value(text, static_cast<int64_t>(value));
+  } else if constexpr (std::unsigned_integral<Value> && !std::same_as<Value, bool>) {
+    append_value(text, static_cast<uint64_t>(value));
+  } else {
+    append_value(text, value);
+  }
+}
+
 template <class... Args>
 std::string concatenate(const Args&... args) {
   std::string text;
-  (fmt::format_to(std::back_inserter(text), "{}", args), ...);
+  (append(text, args), ...);
   return text;
 }
 [[noreturn]] void throw_error(const std::string& text, const std::source_location& where);

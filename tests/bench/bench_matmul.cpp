@@ -12,7 +12,7 @@
 #include <ctime>
 #include <vector>
 
-#include "kernels/backend.h"
+#include "kernels/make_backend.h"
 #include "tests/bench/peak.h"
 
 namespace phalanx {

@@ -12,6 +12,7 @@
 
 #include "core/model/phd_stage.h"
 #include "kernels/base/philox.h"
+#include "kernels/make_backend.h"
 #include "parallel/distributed_optimizer.h"
 #include "parallel/pipeline_schedule.h"
 #include "tests/bench/peak.h"
@@ -115,7 +116,7 @@ class TrainingSystem {
       : model_(model_config(which)),
         shape_(stage_shape(which)),
         batch_{mock_batch(shape_, model_.vocab_size)},
-        backend_(make_backend(Device::cpu, threads)),
+        backend_(make_backend(Device::cpu, {.num_threads = threads})),
         stage_(model_, store_, *backend_, groups_),
         gradients_(allocated(which), *backend_, groups_, {}),
         optimizer_(store_, gradients_, *backend_, groups_, config_) {

@@ -1,4 +1,6 @@
 // Spoiling files and telling what must be said of it.
+#include <fmt/format.h>
+
 #include <sys/stat.h>
 
 #include <algorithm>

@@ -1,4 +1,6 @@
 // Damage to every file of a checkpoint: `verify` and loading find it, name it, and do not crash.
+#include <fmt/format.h>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

@@ -1,6 +1,8 @@
 // Shards: bytes by position, frames that notice every change, and errors that name the file.
 #include "core/checkpoint/shard_file.h"
 
+#include <fmt/format.h>
+
 #include <gmock/gmock.h>
 #include <sys/resource.h>
 #include <sys/wait.h>

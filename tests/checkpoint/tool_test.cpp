@@ -1,4 +1,6 @@
 // Statistics, difference, resharding, export and listing of checkpoints.
+#include <fmt/format.h>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

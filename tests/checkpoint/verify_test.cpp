@@ -1,6 +1,8 @@
 // Verification: intact checkpoints pass, and every damage is found and named.
 #include "core/checkpoint/verify.h"
 
+#include <fmt/format.h>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

@@ -1,6 +1,8 @@
 // HDF5 files: tensors, rows, attributes, publication, and errors that name file and object.
 #include "data/hdf5_file.h"
 
+#include <fmt/format.h>
+
 #include <gmock/gmock.h>
 #include <hdf5.h>
 

@@ -1,6 +1,8 @@
 // Test files and digests of ids.
 #include "tests/data/tokenizer_helpers.h"
 
+#include <fmt/format.h>
+
 #include <fstream>
 #include <sstream>
 

@@ -2,6 +2,7 @@
 // and backward.
 #include <gtest/gtest.h>
 
+#include "kernels/make_backend.h"
 #include "tests/kernels/attention_run.h"
 
 namespace phalanx::testing {

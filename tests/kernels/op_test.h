@@ -12,8 +12,9 @@
 #include <string>
 #include <vector>
 
-#include "kernels/backend.h"
+#include "kernels/make_backend.h"
 #include "tests/kernels/op_values.h"
+#include "tests/test_device.h"
 
 namespace phalanx::test {
 
@@ -21,7 +22,7 @@ namespace phalanx::test {
 class OpBench {
  public:
   explicit OpBench(Device device, int num_threads = 0)
-      : backend_(make_backend(device, num_threads)) {}
+      : backend_(make_backend(device, {.num_threads = num_threads})) {}
 
   Backend& backend() { return *backend_; }
 
@@ -101,9 +102,10 @@ struct OpCase {
   DType dtype;
 };
 
-/// Devices x dtypes that every op table runs on.
+/// Dtypes that every op table runs on, on the device under test.
 inline std::vector<OpCase> op_cases() {
-  return {{Device::cpu, DType::f64}, {Device::cpu, DType::f32}, {Device::cpu, DType::bf16}};
+  const Device device = test_device();
+  return {{device, DType::f64}, {device, DType::f32}, {device, DType::bf16}};
 }
 
 inline std::string op_case_name(const testing::TestParamInfo<OpCase>& info) {

@@ -1,4 +1,6 @@
 // The lists of meshes: every line is legal, and the mixed ones have every legal triple of choices.
+#include <fmt/format.h>
+
 #include <gmock/gmock.h>
 
 #include <algorithm>

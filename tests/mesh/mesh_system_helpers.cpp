@@ -1,6 +1,8 @@
 // Batches of random ids, and differences of counters.
 #include "tests/mesh/mesh_system.h"
 
+#include <fmt/format.h>
+
 namespace phalanx::test {
 
 MicroBatch make_micro_batch(const LayoutCase& layout, int64_t index,

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <random>
 
+#include "kernels/make_backend.h"
 #include "kernels/null_backend.h"
 #include "parallel/context_parallel.h"
 #include "parallel/thread_process_group.h"
@@ -176,7 +177,7 @@ std::vector<Usage> attend_on(int ranks, const Problem& p, Operands& whole) {
   std::vector<Usage> usage(static_cast<size_t>(ranks));
   run_thread_ranks(ranks, [&](ThreadRank& rank) {
     const auto cp = rank.world_group();
-    const std::unique_ptr<Backend> ops = make_backend(Device::cpu, 1);
+    const std::unique_ptr<Backend> ops = make_backend(Device::cpu, {.num_threads = 1});
     std::vector<char> block(8 << 20);
     Arena scratch("scratch", block.data(), static_cast<int64_t>(block.size()), Device::cpu);
     attend(p, whole, ops.get(), *cp, scratch);
@@ -214,7 +215,7 @@ TEST_P(ContextRanks, EqualOneRank) {
                      << named.name << " documents " << documents << " last copy " << last_copy);
         const Problem p{named.mask, last_copy ? 1 : named.mask.copies, documents, DType::f64};
         Operands expected(p, Problem::kS, p.dtype);
-        const std::unique_ptr<Backend> ops = make_backend(Device::cpu, 1);
+        const std::unique_ptr<Backend> ops = make_backend(Device::cpu, {.num_threads = 1});
         std::vector<int32_t> starts;
         for (int64_t i = 0; i < Problem::kB * Problem::kS; ++i)
           starts.push_back(document_of(i / Problem::kS, i % Problem::kS));

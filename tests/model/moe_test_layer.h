@@ -2,6 +2,8 @@
 // mixture it must equal.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <cmath>
 #include <map>
 #include <numeric>

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/model/phd_stage.h"
+#include "kernels/make_backend.h"
 
 namespace phalanx::testing {
 

@@ -2,6 +2,8 @@
 // rows arrive at their expert, and empty ranks are ranks.
 #include "parallel/expert_parallel.h"
 
+#include <fmt/format.h>
+
 #include <gmock/gmock.h>
 
 #include "parallel/thread_process_group.h"

@@ -1,4 +1,6 @@
 // Buckets, overlapped reduction and ZeRO-1 AdamW on several ranks against one rank.
+#include <fmt/format.h>
+
 #include <gmock/gmock.h>
 
 #include <cstring>

@@ -2,6 +2,8 @@
 // their bubbles are those of the literature.
 #include "parallel/pipeline_schedule.h"
 
+#include <fmt/format.h>
+
 #include <gmock/gmock.h>
 
 #include <algorithm>

@@ -2,6 +2,8 @@
 // is found with tensor, rank and host.
 #include "parallel/replica_check.h"
 
+#include <fmt/format.h>
+
 #include <gmock/gmock.h>
 #include <unistd.h>
 

@@ -1,4 +1,6 @@
 // Conjugate pairs, and parallel layers on several ranks against the same layer on one.
+#include <fmt/format.h>
+
 #include <cmath>
 
 #include "parallel/regions.h"

@@ -10,6 +10,7 @@
 #include "core/model/phd_stage.h"
 #include "core/train/learning_rate.h"
 #include "kernels/base/philox.h"
+#include "kernels/make_backend.h"
 #include "parallel/distributed_optimizer.h"
 #include "parallel/pipeline_schedule.h"
 

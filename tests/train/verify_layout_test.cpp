@@ -1,5 +1,7 @@
 // The layout check itself: silent without a fault; with a wrong collective in one group, it says
 // so, names a tensor and that group. And the shrunken copies it trains.
+#include <fmt/format.h>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
