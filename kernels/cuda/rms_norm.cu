@@ -68,7 +68,7 @@ __device__ Pack<T, n> take(const NormForward<T>& norm, int64_t at) {
 }
 
 template <Addition addition, int n, class T>
-__global__ void __launch_bounds__(1024) norm_rows(NormForward<T> norm) {
+__global__ void __launch_bounds__(1024, 1) norm_rows(NormForward<T> norm) {
   using Acc = Accumulator<T>;
   __shared__ Acc scratch[kWarp];
   const int64_t row = own_row();
