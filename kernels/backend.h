@@ -12,6 +12,7 @@
 #include <memory>
 #include <string>
 
+#include "kernels/base/trace.h"
 #include "kernels/moe_ops.h"
 #include "kernels/op_arguments.h"
 
@@ -24,6 +25,8 @@ class Backend : public MoeOps {
   virtual std::shared_ptr<void> allocate(int64_t bytes) = 0;
   /// Waits until all work handed in so far is done.
   virtual void synchronize() = 0;
+  /// For profiles: of a device that works on its own; null if ops are done when they return.
+  virtual std::unique_ptr<DeviceClock> device_clock() { return nullptr; }
 
   // --- copies ---
   /// Host memory to a tensor on the device; returns when `source` may be reused.

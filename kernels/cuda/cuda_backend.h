@@ -23,6 +23,7 @@ class CudaBackend final : public Backend {
   Device device() const override { return Device::cuda; }
   std::shared_ptr<void> allocate(int64_t bytes) override;
   void synchronize() override;
+  std::unique_ptr<DeviceClock> device_clock() override;
 
   /// Where the ops run. Others order their work against it with events.
   cudaStream_t stream() const { return stream_; }
