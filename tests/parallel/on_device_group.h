@@ -1,9 +1,9 @@
 // OnDeviceGroup: lets checks that hold their values in host memory run on device tensors.
 #pragma once
 
-#include <cstring>
-#include <functional>
+#include <algorithm>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "parallel/process_groups.h"
@@ -38,7 +38,7 @@ class OnDeviceGroup final : public ProcessGroup {
     void wait_impl() override {
       work_->wait();
       for (const Copy& copy : copies_)
-        if (copy.host.numel() > 0) ops_.download(copy.host.data, copy.device);
+        if (copy.host && copy.host.numel() > 0) ops_.download(copy.host.data, copy.device);
     }
     Backend& ops_;
     std::vector<Copy> copies_;
@@ -46,11 +46,19 @@ class OnDeviceGroup final : public ProcessGroup {
   };
 
   Copy copy_of(const Tensor& x) {
-    Copy copy{ops_.allocate(x.bytes()), x, x};
+    Copy copy{block_of(x.bytes()), x, x};
     copy.device.data = copy.block.get();
     copy.device.device = ops_.device();
     if (x.numel() > 0) ops_.upload(copy.device, x.data);
     return copy;
+  }
+  /// Kept, because freeing memory of a device waits for all that runs on it, which may in turn wait
+  /// for what the caller does next. A block is free when nobody else holds it.
+  std::shared_ptr<void> block_of(int64_t bytes) {
+    for (const auto& [size, block] : blocks_)
+      if (size >= bytes && block.use_count() == 1) return block;
+    const int64_t size = std::max<int64_t>(bytes, 4096);
+    return blocks_.emplace_back(size, ops_.allocate(size)).second;
   }
   template <class Call>
   void run(const Tensor& x, Call&& call) {
@@ -107,6 +115,7 @@ class OnDeviceGroup final : public ProcessGroup {
 
   std::unique_ptr<ProcessGroup> inner_;
   Backend& ops_;
+  std::vector<std::pair<int64_t, std::shared_ptr<void>>> blocks_;
 };
 
 }  // namespace phalanx::test
