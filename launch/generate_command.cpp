@@ -5,10 +5,10 @@
 #include <cstdlib>
 
 #include "core/model/problems.h"
-#include "kernels/make_backend.h"
 #include "launch/commands.h"
 #include "launch/mpi_ranks.h"
 #include "launch/options.h"
+#include "launch/run_device.h"
 
 namespace phalanx {
 namespace {
@@ -78,8 +78,7 @@ int run_generate(const Arguments& arguments) {
   throw_problems(problems);
 
   generation.seed = static_cast<uint64_t>(config.training.seed);
-  const auto backend =
-      make_backend(Device::cpu, {.num_threads = static_cast<int>(config.training.threads)});
+  const auto backend = make_run_backend(config.training, Ranks());
   print(generation.prompt);
   run_generation(config, load.load, generation, *backend, print);
   print("\n");
