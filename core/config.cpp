@@ -9,6 +9,7 @@
 
 #include "core/layout_validate.h"
 #include "core/model/problems.h"
+#include "core/train/step_profile.h"
 #include "parallel/device_mesh.h"
 
 namespace phalanx {
@@ -51,8 +52,21 @@ void validate_length(Problems& problems, const TrainingConfig& training) {
            samples);
 }
 
+void validate_profile(Problems& problems, const TrainingConfig& training) {
+  if (training.profile.empty()) return;
+  try {
+    const StepRange steps = parse_step_range(training.profile);
+    if (training.train_iters > 0 && steps.first > training.train_iters)
+      report(problems, "profile {} begins after the last step; the nearest is {}", training.profile,
+             training.train_iters);
+  } catch (const UsageError& error) {
+    report(problems, "{}", error.what());
+  }
+}
+
 void validate_training(Problems& problems, const TrainingConfig& training) {
   validate_length(problems, training);
+  validate_profile(problems, training);
   if (training.run_dir.empty())
     report(problems,
            "run-dir is empty: name a folder for what the run writes, e.g. run-dir "

@@ -74,6 +74,8 @@ void Backend::matmul(const Tensor& c, const Tensor& a, const Tensor& b,
     scope.matrix("b", b, depth, columns, a.dtype);
   scope.require(c.dtype == a.dtype || c.dtype == accumulator_dtype(a.dtype), "c", c,
                 "must be the dtype of a (", dtype_name(a.dtype), ") or its accumulator");
+  scope.flops(2.0 * static_cast<double>(rows) * static_cast<double>(depth) *
+              static_cast<double>(columns));
   matmul_impl(c, a, b, options);
 }
 

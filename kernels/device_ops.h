@@ -7,6 +7,7 @@
 #include <string>
 
 #include "kernels/base/tensor.h"
+#include "kernels/base/trace.h"
 
 namespace phalanx {
 
@@ -51,6 +52,8 @@ class DeviceOps {
   virtual void reserve(int64_t bytes) { static_cast<void>(bytes); }
   /// Waits until all work handed in so far is done.
   virtual void synchronize() = 0;
+  /// For profiles: of a device that works on its own; null if ops are done when they return.
+  virtual std::unique_ptr<DeviceClock> device_clock() { return nullptr; }
 
   /// Host memory to a tensor on the device, in the order of the ops; returns when `source` may be
   /// reused.

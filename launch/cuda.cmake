@@ -47,9 +47,14 @@ set(device_sources ${CMAKE_SOURCE_DIR}/kernels/make_backend.cpp)
 add_library(phalanx_device OBJECT ${device_sources})
 target_link_libraries(phalanx_device PUBLIC phalanx_kernels)
 
+# Registers that spill and stack frames make a kernel's speed a matter of luck, so ptxas refuses them.
+set(PTXAS_STRICT --warn-on-spills,--warn-on-local-memory-usage,--warning-as-error)
+
 if(PHALANX_HAS_CUDA)
   file(GLOB cuda_sources CONFIGURE_DEPENDS kernels/cuda/*.cu kernels/cuda/*.cpp)
   add_library(phalanx_cuda STATIC ${cuda_sources})
+  set_source_files_properties(${cuda_sources} PROPERTIES COMPILE_OPTIONS
+    "$<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=${PTXAS_STRICT}>")
   target_include_directories(phalanx_cuda SYSTEM PUBLIC ${CUDAToolkit_INCLUDE_DIRS})
   target_compile_options(phalanx_cuda PRIVATE
     "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-lineinfo;-Werror=all-warnings;-Xcompiler=-Wall,-Wextra>")

@@ -50,6 +50,7 @@ class Work {
   friend class ProcessGroup;
   virtual void wait_impl() = 0;
   double* waiting_seconds_ = nullptr;  // of the group, once it has handed the work out
+  const char* range_ = "wait";         // its name in profiles
 };
 using PendingWork = std::unique_ptr<Work>;
 
@@ -135,14 +136,18 @@ class ProcessGroup {
   void check_counts(Collective operation, const Tensor& x, std::span<const int64_t> counts) const;
   void copy_local(const Tensor& y, const Tensor& x) const;
   int64_t check_messages(std::span<const Exchange> messages) const;
-  PendingWork timed(PendingWork work);
+  PendingWork timed(PendingWork work, Collective operation);
+  const char* range(Collective operation) const {
+    return range_names_[static_cast<size_t>(operation)].c_str();
+  }
 
   std::string name_;
   int rank_;
   int size_;
   std::array<Traffic, kNumCollectives> traffic_{};
   double waiting_seconds_ = 0;
-  std::vector<int64_t> equal_counts_;  // kept, so that no call allocates
+  std::array<std::string, kNumCollectives> range_names_;  // "tp all_reduce", for profiles
+  std::vector<int64_t> equal_counts_;                     // kept, so that no call allocates
 };
 
 }  // namespace phalanx

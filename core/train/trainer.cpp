@@ -150,6 +150,10 @@ void Trainer::allocate() {
   if (config.training.replica_check_interval > 0)
     replica_check_ = std::make_unique<ReplicaCheck>(held_weights(store_, optimizer_->shards()),
                                                     backend_, *groups_.world);
+  if (!config.training.profile.empty())
+    profile_ = std::make_unique<StepProfile>(
+        parse_step_range(config.training.profile), config.training.run_dir + "/profile",
+        TraceOwner{groups_.world->rank(), groups_.world->size(), backend_.device()}, backend_);
 }
 
 std::string Trainer::describe(const DeviceMesh& mesh) const {
@@ -242,9 +246,11 @@ void Trainer::step() {
   bubble_.begin_step();
   if (communication_) communication_->take();  // what an evaluation moved is not the step's
   const GlobalBatch& batch = loader_->next();
+  if (profile_) profile_->begin_step(counters().step + 1);
   last_metrics_ = train_step(*state_, batch);
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  if (profile_) profile_->end_step(counters().step);  // after the clock: it writes files
   slowest_step_ = std::max(slowest_step_, seconds);
   bubble_.end_step(seconds);
   if (log_ != nullptr) log_->step(state_->counters, last_metrics_, seconds, communication_->take());
@@ -327,6 +333,7 @@ TrainingResult Trainer::run(const std::string& config_ini) {
     evaluated_step = counters().step;
   }
   say_why_stopped();
+  if (profile_) profile_->finish();
   log_bubble();
   checkpoints_->save_last();
   // A stopped run has little time left, so it does not evaluate.

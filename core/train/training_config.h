@@ -40,6 +40,7 @@ struct TrainingConfig {
   int64_t eval_iters = 10;
   int64_t log_interval = 1;
   std::string tensorboard_dir;         // empty: RUN/tensorboard
+  std::string profile;                 // steps to trace, "5" or "5-7"; empty: none
   double peak_tflops = 0.0;            // dense peak of one rank for MFU; 0: measured at start
   int64_t max_skipped_in_row = 10;     // NaN or infinite steps in a row before the run stops
   int64_t replica_check_interval = 0;  // steps; 0: never
@@ -71,6 +72,9 @@ void visit_fields(Config& config, Visitor& visit) {
   visit("eval-iters", config.eval_iters, "global batches per evaluation");
   visit("log-interval", config.log_interval, "steps between log lines");
   visit("tensorboard-dir", config.tensorboard_dir, "event files; empty: RUN-DIR/tensorboard");
+  visit("profile", config.profile,
+        "steps to trace, e.g. 5 or 5-7: Chrome traces (for Perfetto) and a table of ops in "
+        "RUN-DIR/profile");
   visit("peak-tflops", config.peak_tflops,
         "peak TFLOP/s of one rank for utilisation; 0: measured at start");
 }

@@ -3,6 +3,7 @@
 
 #include "kernels/base/log.h"
 #include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/device_clock.h"
 
 namespace phalanx {
 
@@ -68,6 +69,10 @@ std::shared_ptr<void> CudaBackend::allocate(int64_t bytes) {
 
 void CudaBackend::synchronize() {
   cuda_check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+}
+
+std::unique_ptr<DeviceClock> CudaBackend::device_clock() {
+  return std::make_unique<CudaClock>(stream_);
 }
 
 void* CudaBackend::workspace(int64_t bytes) {

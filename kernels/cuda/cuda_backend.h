@@ -29,6 +29,7 @@ class CudaBackend final : public Backend {
   void reserve(int64_t bytes) override;
   void synchronize() override;
   std::unique_ptr<RecordedOps> record(const std::function<void()>& hand_in) override;
+  std::unique_ptr<DeviceClock> device_clock() override;
 
   /// Where the ops run. Others order their work against it with events.
   cudaStream_t stream() const { return stream_; }
