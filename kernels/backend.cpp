@@ -183,6 +183,17 @@ void Backend::cross_entropy_backward(const Tensor& logits, const Tensor& stats,
   cross_entropy_backward_impl(logits, stats, options);
 }
 
+void Backend::cross_entropy_merge(const Tensor& stats, const Tensor& parts) {
+  OpScope scope("cross_entropy_merge", device());
+  scope.floating("stats", stats);
+  scope.rank("parts", parts, 3);
+  scope.require(parts.shape[0] >= 1 && parts.shape[2] == 3, "parts", parts,
+                "must be [ranks, rows, 3]");
+  scope.matrix("stats", stats, parts.shape[1], 3, accumulator_dtype(stats.dtype));
+  scope.typed("parts", parts, stats.dtype);
+  cross_entropy_merge_impl(stats, parts);
+}
+
 void Backend::cross_entropy_loss(const Tensor& sums, const Tensor& stats,
                                  const CrossEntropyOptions& options) {
   OpScope scope("cross_entropy_loss", device());

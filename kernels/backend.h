@@ -114,6 +114,9 @@ class Backend : public DeviceOps, public MoeOps {
   /// this rank's columns. logits [rows, V/tp] T or acc.
   void cross_entropy_forward(const Tensor& stats, const Tensor& logits,
                              const CrossEntropyOptions& options);
+  /// stats [rows, 3] acc of whole rows from parts [ranks, rows, 3] acc, the ranks' own stats: the
+  /// softmax over a row that is cut over ranks. Sums in f64, in the order of the ranks.
+  void cross_entropy_merge(const Tensor& stats, const Tensor& parts);
   /// In place: logits become loss_scale * ((1 + 2 z_loss lse) softmax - onehot(target)); rows with
   /// an ignored target and padded columns become 0. stats are global (over tp).
   void cross_entropy_backward(const Tensor& logits, const Tensor& stats,
@@ -170,6 +173,7 @@ class Backend : public DeviceOps, public MoeOps {
                                     const Tensor& gate_up) = 0;
   virtual void cross_entropy_forward_impl(const Tensor& stats, const Tensor& logits,
                                           const CrossEntropyOptions& options) = 0;
+  virtual void cross_entropy_merge_impl(const Tensor& stats, const Tensor& parts) = 0;
   virtual void cross_entropy_backward_impl(const Tensor& logits, const Tensor& stats,
                                            const CrossEntropyOptions& options) = 0;
   virtual void cross_entropy_loss_impl(const Tensor& sums, const Tensor& stats,

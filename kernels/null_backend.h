@@ -50,6 +50,7 @@ class NullBackend final : public Backend {
   void swiglu_backward_impl(const Tensor&, const Tensor&, const Tensor&) override {}
   void cross_entropy_forward_impl(const Tensor&, const Tensor&,
                                   const CrossEntropyOptions&) override {}
+  void cross_entropy_merge_impl(const Tensor&, const Tensor&) override {}
   void cross_entropy_backward_impl(const Tensor&, const Tensor&,
                                    const CrossEntropyOptions&) override {}
   void cross_entropy_loss_impl(const Tensor&, const Tensor&, const CrossEntropyOptions&) override {}

@@ -43,9 +43,16 @@ if(NOT PHALANX_CUDA STREQUAL "OFF")
 endif()
 message(STATUS "CUDA backend: ${PHALANX_HAS_CUDA}")
 
-set(device_sources ${CMAKE_SOURCE_DIR}/kernels/make_backend.cpp)
+set(PHALANX_HAS_NCCL OFF)
+if(PHALANX_HAS_CUDA AND PHALANX_NCCL AND NCCL_LIBRARY AND NCCL_INCLUDE)
+  set(PHALANX_HAS_NCCL ON)
+endif()
+message(STATUS "NCCL groups: ${PHALANX_HAS_NCCL}")
+
+set(device_sources ${CMAKE_SOURCE_DIR}/kernels/make_backend.cpp
+                   ${CMAKE_SOURCE_DIR}/parallel/make_device_process_groups.cpp)
 add_library(phalanx_device OBJECT ${device_sources})
-target_link_libraries(phalanx_device PUBLIC phalanx_kernels)
+target_link_libraries(phalanx_device PUBLIC phalanx_parallel)
 
 # Registers that spill and stack frames make a kernel's speed a matter of luck, so ptxas refuses them.
 set(PTXAS_STRICT --warn-on-spills,--warn-on-local-memory-usage,--warning-as-error)
@@ -61,4 +68,13 @@ if(PHALANX_HAS_CUDA)
   target_link_libraries(phalanx_cuda PUBLIC phalanx_kernels CUDA::cudart_static ${CUBLASLT_LIBRARY})
   target_compile_definitions(phalanx_device PRIVATE PHALANX_HAS_CUDA)
   target_link_libraries(phalanx_device PUBLIC phalanx_cuda)
+endif()
+
+if(PHALANX_HAS_NCCL)
+  file(GLOB nccl_sources CONFIGURE_DEPENDS parallel/nccl/*.cpp)
+  add_library(phalanx_nccl STATIC ${nccl_sources})
+  target_include_directories(phalanx_nccl SYSTEM PUBLIC ${NCCL_INCLUDE})
+  target_link_libraries(phalanx_nccl PUBLIC phalanx_parallel phalanx_cuda ${NCCL_LIBRARY})
+  target_compile_definitions(phalanx_device PRIVATE PHALANX_HAS_NCCL)
+  target_link_libraries(phalanx_device PUBLIC phalanx_nccl)
 endif()

@@ -86,6 +86,7 @@ class CudaBackend final : public Backend {
                             const Tensor& gate_up) override;
   void cross_entropy_forward_impl(const Tensor& stats, const Tensor& logits,
                                   const CrossEntropyOptions& options) override;
+  void cross_entropy_merge_impl(const Tensor& stats, const Tensor& parts) override;
   void cross_entropy_backward_impl(const Tensor& logits, const Tensor& stats,
                                    const CrossEntropyOptions& options) override;
   void cross_entropy_loss_impl(const Tensor& sums, const Tensor& stats,
