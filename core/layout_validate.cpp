@@ -190,6 +190,16 @@ void validate_cuda_graph(Problems& problems, const RunConfig& config) {
              "cuda-graph records a micro-batch without messages between ranks, and {} {} has some; "
              "try {} 1, or leave cuda-graph out",
              option, size, option);
+  const auto kind = parallel.pipeline_schedule;
+  if (kind == PipelineScheduleKind::gpipe || kind == PipelineScheduleKind::zero_bubble)
+    report(problems,
+           "cuda-graph records one micro-batch in flight, and pipeline-schedule {} keeps several; "
+           "use auto, or leave cuda-graph out",
+           enum_name(kind));
+  if (!config.training.profile.empty())
+    report(problems,
+           "cuda-graph replays ops without their names, and profile {} wants them; leave one out",
+           config.training.profile);
   if (config.model.num_experts > 0)
     report(problems,
            "cuda-graph records work of fixed sizes, and experts (num-experts {}) get other rows "

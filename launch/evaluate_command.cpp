@@ -33,6 +33,7 @@ int evaluate_on_ranks(const Arguments& arguments, const Ranks& ranks) {
   EvaluateTable options;
   RunConfig& config = options.config;
   auto problems = apply_options(arguments, options.table, config);
+  config.training.cuda_graph = false;  // of the training run
   if (options.load.load.empty()) problems.push_back("load is empty: give --load RUN, a run folder");
   append(problems, validate(config.model, config.data.seq_length));
   append(problems, validate(config.parallel, ranks.size));
@@ -41,7 +42,7 @@ int evaluate_on_ranks(const Arguments& arguments, const Ranks& ranks) {
 
   const auto backend = make_run_backend(config.training, ranks);
   const DeviceMesh mesh(config.parallel, ranks.size);
-  ProcessGroups groups = make_run_groups(mesh, *backend);
+  ProcessGroups groups = make_device_process_groups(mesh, *backend, config.parallel.communication);
   const EvaluationResult result = run_evaluation(config, options.load.load, *backend, groups, mesh);
   if (ranks.rank == 0)
     std::printf("validation loss %.6f | perplexity %.4f | tokens %lld\n", result.loss,

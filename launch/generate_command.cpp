@@ -72,6 +72,7 @@ int run_generate(const Arguments& arguments) {
   }
   auto problems = apply_options(arguments, table, config);
   if (load.load.empty()) problems.push_back("load is empty: give --load RUN, a run folder");
+  config.training.cuda_graph = false;  // of the training run
   check_generation(generation, problems);
   check_one_rank(config.parallel, problems);
   append(problems, validate(config.model, config.data.seq_length));

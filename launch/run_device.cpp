@@ -32,10 +32,4 @@ std::unique_ptr<Backend> make_run_backend(const TrainingConfig& training, const 
   return backend;
 }
 
-ProcessGroups make_run_groups(const DeviceMesh& mesh, Backend& backend) {
-  check_usage(backend.device() == Device::cpu || mesh.world_size() == 1,
-              "device cuda runs on one rank as yet; start without mpirun, or use --device cpu");
-  return make_mpi_process_groups(mesh);
-}
-
 }  // namespace phalanx

@@ -6,7 +6,6 @@
 #include "core/train/training_config.h"
 #include "kernels/backend.h"
 #include "launch/mpi_ranks.h"
-#include "parallel/process_groups.h"
 
 namespace phalanx {
 
@@ -17,8 +16,5 @@ Device chosen_device(DeviceChoice choice, int num_gpus);
 /// `auto` takes GPUs only if every rank has one. Rank 0 says which device and why. Throws
 /// UsageError if the device, or what is asked of it, is not there.
 std::unique_ptr<Backend> make_run_backend(const TrainingConfig& training, const Ranks& ranks);
-
-/// The groups of a run on `backend`. Collective.
-ProcessGroups make_run_groups(const DeviceMesh& mesh, Backend& backend);
 
 }  // namespace phalanx

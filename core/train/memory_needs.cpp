@@ -54,7 +54,7 @@ MemoryNeeds memory_needs(PhdStage& stage, const MemoryQuestion& question) {
     needs.num_slots += question.slots.per_chunk[chunk];
     needs.activations += plan.saved_bytes_per_slot[chunk] * question.slots.per_chunk[chunk];
   }
-  needs.scratch = plan.scratch_bytes + plan.recomputed_bytes + plan.fixed_bytes;
+  needs.scratch = plan.scratch_bytes + plan.recomputed_bytes + plan.fixed_bytes + plan.batch_bytes;
   needs.largest = plan.largest;
   return needs;
 }

@@ -137,6 +137,10 @@ void Trainer::allocate() {
                                                       config.optimizer);
   optimizer_->initialise(static_cast<uint64_t>(config.training.seed));
   stage_.allocate(plan.shape, plan.dtype, plan.slots);
+  if (config.training.cuda_graph) {
+    const bool beside = groups_.dp_cp->size() > 1 && config.parallel.overlap_grad_reduce;
+    stage_.replay_micro_batches(beside ? PhdStage::ReplayLast::no : PhdStage::ReplayLast::yes);
+  }
   state_.emplace(TrainState{.config = {.optimizer = config.optimizer,
                                        .train_iters = config.training.train_iters,
                                        .z_loss_coeff = config.model.z_loss_coeff,
