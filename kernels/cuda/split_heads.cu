@@ -261,23 +261,28 @@ __device__ void norm_backward(Pair<T, n>& gradient, Pair<T, n>& share, const Pai
   }
 }
 
-/// One row's gradients for a lane of one head. The whole warp calls; nothing is stored for rows
-/// that are not `there`.
+/// A head of a row; `there` is false for lanes that have none left and only take part in sums.
+struct HeadPlace {
+  int64_t row, head;
+  bool there;
+};
+
+/// One row's gradients for a lane of one head. The whole warp calls.
 template <class T, int n, int steps>
 __device__ void backward_row(const Heads<T>& heads, const HeadGradients<T>& gradients,
-                             const GroupLane& place, int64_t row, int64_t head, bool there,
+                             const GroupLane& place, const HeadPlace& own,
                              Pair<T, n> (&shares)[steps]) {
   using Acc = Accumulator<T>;
-  const int64_t at = heads.in_rows(row, head);
+  const int64_t at = heads.in_rows(own.row, own.head);
   const bool normed = heads.weight != nullptr;
-  const float* angles = heads.angles(row);
-  const T* dy = gradients.dy + heads.map.offset(row, head);
+  const float* angles = heads.angles(own.row);
+  const T* dy = gradients.dy + heads.map.offset(own.row, own.head);
   Pair<T, n> pairs[steps];
   Pair<T, n> x[steps];
   Acc squares{};
   Acc dot{};
   const auto load_weight = [&](Pair<T, n>& weight, int64_t i) {
-    weight.load_from(heads.head_weight(head), i, heads.half, heads.dim);
+    weight.load_from(heads.head_weight(own.head), i, heads.half, heads.dim);
   };
 #pragma unroll
   for (int step = 0; step < steps; ++step) {
@@ -297,10 +302,10 @@ __device__ void backward_row(const Heads<T>& heads, const HeadGradients<T>& grad
     rstd = heads.rstd(place.sum(squares));
     dot = place.sum(dot) * rstd;
   } else if (normed) {
-    rstd = heads.rstd(heads.row_sums[row]);
-    dot = gradients.row_dots[row];
+    rstd = heads.rstd(heads.row_sums[own.row]);
+    dot = gradients.row_dots[own.row];
   }
-  if (!there) return;
+  if (!own.there) return;
 #pragma unroll
   for (int step = 0; step < steps; ++step) {
     const int64_t i = (place.lane + step * place.lanes) * n;
@@ -314,8 +319,24 @@ __device__ void backward_row(const Heads<T>& heads, const HeadGradients<T>& grad
   }
 }
 
+/// Writes a lane's elements of one head's shares.
+template <class T, int n, int steps>
+__device__ void write_shares(const Heads<T>& heads, const GroupLane& place, Accumulator<T>* target,
+                             const Pair<T, n> (&shares)[steps]) {
+#pragma unroll
+  for (int step = 0; step < steps; ++step) {
+    const int64_t i = (place.lane + step * place.lanes) * n;
+    if (i >= heads.half) continue;
+#pragma unroll
+    for (int j = 0; j < n; ++j) {
+      target[i + j] = shares[step].first[j];
+      if (heads.half + i + j < heads.dim) target[heads.half + i + j] = shares[step].second[j];
+    }
+  }
+}
+
 /// A group of lanes per part and head: rows part, part + parts, ... Each lane keeps its elements'
-/// shares of dweight in registers.
+/// shares of dweight in registers. Where all heads have one weight, a block adds up its groups.
 template <class T, int n, int steps>
 __global__ void __launch_bounds__(kThreads, 1)
     split_backward(Heads<T> heads, HeadGradients<T> gradients) {
@@ -330,26 +351,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   for (int64_t first = 0; first < num_rows; first += gradients.parts) {
     const int64_t row = first + part;
     const bool there = part < gradients.parts && row < num_rows;
-    backward_row(heads, gradients, place, there ? row : 0, head, there, shares);
+    backward_row(heads, gradients, place, {there ? row : 0, head, there}, shares);
   }
-  if (heads.norm == HeadNorm::none) return;
-  const bool shared = heads.norm == HeadNorm::per_head;  // all heads have one weight
-  Acc* sums = dynamic_shared<Acc>();                     // [groups of the block, D]
-  const int64_t own = threadIdx.x >> heads.lane_bits;
-  Acc* target = shared ? sums + own * heads.dim : gradients.partial + place.group * heads.dim;
-  if (shared || part < gradients.parts) {
-#pragma unroll
-    for (int step = 0; step < steps; ++step) {
-      const int64_t i = (place.lane + step * place.lanes) * n;
-      if (i >= heads.half) continue;
-#pragma unroll
-      for (int j = 0; j < n; ++j) {
-        target[i + j] = shares[step].first[j];
-        if (heads.half + i + j < heads.dim) target[heads.half + i + j] = shares[step].second[j];
-      }
-    }
-  }
-  if (!shared) return;
+  if (heads.norm == HeadNorm::full_width && part < gradients.parts)
+    write_shares(heads, place, gradients.partial + place.group * heads.dim, shares);
+  if (heads.norm != HeadNorm::per_head) return;
+  Acc* sums = dynamic_shared<Acc>();  // [groups of the block, D]
+  write_shares(heads, place, sums + (threadIdx.x >> heads.lane_bits) * heads.dim, shares);
   __syncthreads();
   const int64_t groups = blockDim.x >> heads.lane_bits;
   for (int64_t i = threadIdx.x; i < heads.dim; i += blockDim.x) {
