@@ -7,18 +7,6 @@
 
 namespace phalanx {
 
-void Backend::upload(const Tensor& target, const void* source) {
-  OpScope scope("upload", device());
-  scope.placed("target", target);
-  upload_impl(target, source);
-}
-
-void Backend::download(void* target, const Tensor& source) {
-  OpScope scope("download", device());
-  scope.placed("source", source);
-  download_impl(target, source);
-}
-
 void Backend::zero(const Tensor& y) {
   OpScope scope("zero", device());
   scope.placed("y", y);

@@ -9,30 +9,18 @@
 // that grows with the problem. One thread calls; the backend threads inside.
 #pragma once
 
-#include <memory>
-#include <string>
-
-#include "kernels/base/trace.h"
+#include "kernels/device_ops.h"
 #include "kernels/moe_ops.h"
 #include "kernels/op_arguments.h"
 
 namespace phalanx {
 
-/// The ops below and those of MoeOps.
-class Backend : public MoeOps {
+/// The ops below, those of MoeOps, and the device itself.
+class Backend : public DeviceOps, public MoeOps {
  public:
-  /// Device memory, zeroed and aligned to Arena::kAlignment; freed with the last owner.
-  virtual std::shared_ptr<void> allocate(int64_t bytes) = 0;
-  /// Waits until all work handed in so far is done.
-  virtual void synchronize() = 0;
-  /// For profiles: of a device that works on its own; null if ops are done when they return.
-  virtual std::unique_ptr<DeviceClock> device_clock() { return nullptr; }
+  Device device() const override = 0;
 
   // --- copies ---
-  /// Host memory to a tensor on the device; returns when `source` may be reused.
-  void upload(const Tensor& target, const void* source);
-  /// Tensor to host memory; returns when the bytes are there.
-  void download(void* target, const Tensor& source);
   /// y = 0.
   void zero(const Tensor& y);
   /// y = x, converting between floating dtypes; same number of elements.
@@ -143,8 +131,6 @@ class Backend : public MoeOps {
   void add_sum_squares(const Tensor& sum, const Tensor& x);
 
  private:
-  virtual void upload_impl(const Tensor& target, const void* source) = 0;
-  virtual void download_impl(void* target, const Tensor& source) = 0;
   virtual void zero_impl(const Tensor& y) = 0;
   virtual void copy_impl(const Tensor& y, const Tensor& x) = 0;
   virtual void add_impl(const Tensor& y, const Tensor& a, const Tensor& b) = 0;

@@ -23,6 +23,8 @@ class CpuBackend final : public Backend {
 
  private:
   void upload_impl(const Tensor& target, const void* source) override;
+  void upload_columns_impl(const Tensor& target, int64_t column, int64_t columns,
+                           const void* source) override;
   void download_impl(void* target, const Tensor& source) override;
   void zero_impl(const Tensor& y) override;
   void copy_impl(const Tensor& y, const Tensor& x) override;
