@@ -17,17 +17,19 @@ template <int kPaddedWidth>
 struct Forward {
   static constexpr int kWidth = kPaddedWidth;
   static constexpr int kKeys = 128;
-  static constexpr int kConsumers = kWidth == 64 ? 3 : 2;
+  static constexpr int kConsumers = 2;
   static constexpr int kRows = kConsumers * kWarpgroupRows;
   static constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
   static constexpr int kStages = 2;
-  static constexpr int kConsumerRegisters = kConsumers == 3 ? 152 : 224;
-  static constexpr int kProducerRegisters = 56;
+  static constexpr int kConsumerRegisters = 216;
+  static constexpr int kProducerRegisters = 72;
 
   struct Shared {
     SharedTile<kRows, kWidth> q;
     SharedTile<kKeys, kWidth> k[kStages], v[kStages];
-    KeyBlock block[kStages];  // what is in k; no keys: the end
+    VisibleColumns columns[kStages][kRows];  // of k, if it is masked
+    BlockKind kind[kStages];                 // of k
+    PairTile tile;
     uint64_t q_filled, k_filled[kStages], k_free[kStages], v_filled[kStages], v_free[kStages];
   };
 };
@@ -36,12 +38,15 @@ struct ForwardMaps {
   TensorMap q, k, v;
 };
 
+/// One thread.
 template <class F>
-__device__ void init_barriers(typename F::Shared& shared) {
+__device__ void init_shared(typename F::Shared& shared, const AttentionLayout& layout) {
+  constexpr int kFillers = kWarpgroup / kWarp;
   constexpr int kReaders = F::kConsumers * kWarpgroup / kWarp;
+  shared.tile = longest_first(layout, blockIdx.x, F::kRows);
   barrier_init(&shared.q_filled, 1);
   for (int stage = 0; stage < F::kStages; ++stage) {
-    barrier_init(&shared.k_filled[stage], 1);
+    barrier_init(&shared.k_filled[stage], kFillers);
     barrier_init(&shared.v_filled[stage], 1);
     barrier_init(&shared.k_free[stage], kReaders);
     barrier_init(&shared.v_free[stage], kReaders);
@@ -49,32 +54,45 @@ __device__ void init_barriers(typename F::Shared& shared) {
   barrier_init_fence();
 }
 
-/// One thread: brings q, then every block of keys that the tile visits.
+/// The producer warpgroup: thread 0 brings q, then every block of keys that the tile visits; each
+/// thread finds what its row of the tile sees of a block, because consumers have no registers left
+/// for it.
 template <class F>
 __device__ void produce(typename F::Shared& shared, const ForwardMaps& maps,
-                        const AttentionLayout& layout, const PairTile& tile) {
-  const TileRows& rows = tile.rows;
-  barrier_arrive_expecting(&shared.q_filled, shared.q.kBytes);
-  shared.q.load(maps.q, rows.first, tile.pair, &shared.q_filled);
+                        const AttentionLayout& layout) {
+  static_assert(F::kRows == kWarpgroup);
+  const bool leader = threadIdx.x == 0;
+  const PairTile tile = shared.tile;
+  const QueryRow row = query_row(layout, tile, static_cast<int>(threadIdx.x));
+  if (leader) {
+    barrier_arrive_expecting(&shared.q_filled, shared.q.kBytes);
+    shared.q.load(maps.q, tile.rows.first, tile.pair, &shared.q_filled);
+  }
   RingPlace<F::kStages> place;
-  VisitedKeys visited(layout, rows.tile, F::kKeys);
+  VisitedKeys visited(layout, tile.rows.tile, F::kKeys);
   KeyRows keys;
-  while (visited.next(layout, rows.tile, keys)) {
+  while (visited.next(layout, tile.rows.tile, keys)) {
     const int stage = place.stage;
-    const int64_t plane =
-        (keys.block.copy - layout.first_key_copy) * layout.num_pairs() + tile.pair;
+    const auto plane = key_plane(layout, keys, tile.pair);
+    const bool masked = !keys.block.full || keys.count() != F::kKeys;
     barrier_wait(&shared.k_free[stage], place.free());
-    shared.block[stage] = keys.block;
-    barrier_arrive_expecting(&shared.k_filled[stage], shared.k[stage].kBytes);
-    shared.k[stage].load(maps.k, keys.row, plane, &shared.k_filled[stage]);
+    if (masked) shared.columns[stage][threadIdx.x] = visible_columns(layout, keys.block, row);
+    if (leader) {
+      shared.kind[stage] = masked ? BlockKind::masked : BlockKind::full;
+      barrier_expect(&shared.k_filled[stage], shared.k[stage].kBytes);
+      shared.k[stage].load(maps.k, keys.row, plane, &shared.k_filled[stage]);
+    }
+    arrive_as_warp(&shared.k_filled[stage]);
     barrier_wait(&shared.v_free[stage], place.free());
-    barrier_arrive_expecting(&shared.v_filled[stage], shared.v[stage].kBytes);
-    shared.v[stage].load(maps.v, keys.row, plane, &shared.v_filled[stage]);
+    if (leader) {
+      barrier_arrive_expecting(&shared.v_filled[stage], shared.v[stage].kBytes);
+      shared.v[stage].load(maps.v, keys.row, plane, &shared.v_filled[stage]);
+    }
     place.advance();
   }
   barrier_wait(&shared.k_free[place.stage], place.free());
-  shared.block[place.stage] = {};
-  barrier_arrive(&shared.k_filled[place.stage]);
+  if (leader) shared.kind[place.stage] = BlockKind::end;
+  arrive_as_warp(&shared.k_filled[place.stage]);
 }
 
 /// A thread's two rows: the largest score so far (not yet times `scale`), this thread's part of the
@@ -121,22 +139,20 @@ __device__ void weigh(float (&s)[kCount], RowState& state, float factor) {
   }
 }
 
-/// Scores of pairs that the mask hides become -infinity. `first` is the warpgroup's first row.
-template <class F, int kCount>
-__device__ void mask_scores(float (&s)[kCount], const AttentionLayout& layout, const PairTile& tile,
-                            const KeyBlock& block, int first) {
-  if (block.full && block.end - block.begin == F::kKeys) return;
+/// Scores of pairs that the mask hides become -infinity. `columns` are those of the warpgroup's
+/// rows.
+template <int kCount>
+__device__ void mask_scores(float (&s)[kCount], const VisibleColumns* columns) {
   const int thread = static_cast<int>(threadIdx.x % kWarpgroup);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const VisibleColumns columns =
-        visible_columns(layout, tile, block, first + fragment_row(thread, half * 2));
+    const VisibleColumns seen = columns[fragment_row(thread, half * 2)];
 #pragma unroll
     for (int i = half * 2; i < kCount; i += 4)
 #pragma unroll
       for (int j = i; j < i + 2; ++j) {
         const int column = fragment_column(thread, j);
-        if (column < columns.begin || column >= columns.end) s[j] = -INFINITY;
+        if (column < seen.begin || column >= seen.end) s[j] = -INFINITY;
       }
   }
 }
@@ -173,17 +189,14 @@ __device__ void store_rows(const float (&o)[kCount], const RowState& state, BFlo
 template <class F>
 struct Consumer {
   typename F::Shared& shared;
-  const AttentionLayout& layout;
-  const PairTile& tile;
   int first;                       // row of the tile
+  float factor;                    // of the scores: scale log2(e)
   RingPlace<F::kStages> k{}, v{};  // next tiles to read
-  KeyBlock block{};
 
   /// Waits for the next keys; false at the end.
   __device__ bool next_block() {
     barrier_wait(&shared.k_filled[k.stage], k.filled());
-    block = shared.block[k.stage];
-    return block.begin < block.end;
+    return shared.kind[k.stage] != BlockKind::end;
   }
   template <int kCount>
   __device__ void begin_scores(float (&s)[kCount]) {
@@ -203,10 +216,10 @@ struct Consumer {
   template <int kCount>
   __device__ void end_scores(float (&s)[kCount], RowState& state) {
     keep_registers(s);
+    if (shared.kind[k.stage] == BlockKind::masked) mask_scores(s, &shared.columns[k.stage][first]);
     arrive_as_warp(&shared.k_free[k.stage]);
     k.advance();
-    mask_scores<F>(s, layout, tile, block, first);
-    weigh(s, state, static_cast<float>(layout.scale) * kLog2E);
+    weigh(s, state, factor);
   }
   template <int kCount>
   __device__ void end_sums(float (&o)[kCount]) {
@@ -217,7 +230,8 @@ struct Consumer {
 };
 
 template <class F>
-__device__ void consume(Consumer<F>& consumer, BFloat16* out, float* lse) {
+__device__ void consume(Consumer<F> consumer, const AttentionLayout& layout, BFloat16* out,
+                        float* lse) {
   float s[F::kKeys / 2];
   float o[F::kWidth / 2] = {};
   uint32_t p[F::kKeys / 16][4];
@@ -242,7 +256,7 @@ __device__ void consume(Consumer<F>& consumer, BFloat16* out, float* lse) {
     wgmma_wait<0>();
     consumer.end_sums(o);
   }
-  store_rows(o, state, out, lse, consumer.layout, consumer.tile, consumer.first);
+  store_rows(o, state, out, lse, layout, consumer.shared.tile, consumer.first);
 }
 
 template <int kWidth>
@@ -253,17 +267,15 @@ __global__ void __launch_bounds__(Forward<kWidth>::kThreads, 1)
   if constexpr (kHopperCode) {
     using F = Forward<kWidth>;
     auto& shared = *dynamic_shared<typename F::Shared>();
-    const PairTile tile = longest_first(layout, blockIdx.x, F::kRows);
-    if (threadIdx.x == 0) init_barriers<F>(shared);
+    if (threadIdx.x == 0) init_shared<F>(shared, layout);
     __syncthreads();
     if (threadIdx.x < kWarpgroup) {
       lower_registers<F::kProducerRegisters>();
-      if (threadIdx.x == 0) produce<F>(shared, maps, layout, tile);
+      produce<F>(shared, maps, layout);
     } else {
       raise_registers<F::kConsumerRegisters>();
       const int first = static_cast<int>(threadIdx.x / kWarpgroup - 1) * kWarpgroupRows;
-      Consumer<F> consumer{shared, layout, tile, first};
-      consume(consumer, out, lse);
+      consume<F>({shared, first, static_cast<float>(layout.scale) * kLog2E}, layout, out, lse);
     }
   }
 }

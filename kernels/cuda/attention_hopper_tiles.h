@@ -102,21 +102,39 @@ __device__ inline PairTile longest_first(const AttentionLayout& layout, int64_t 
   return {pair, query_tile(layout, pair, tile, tile_rows)};
 }
 
+/// Plane of k and v, as matrices of rows, that holds `keys`.
+__device__ inline int64_t key_plane(const AttentionLayout& layout, const KeyRows& keys,
+                                    int64_t pair) {
+  return (keys.block.copy - layout.first_key_copy) * layout.num_pairs() + pair;
+}
+
+/// A row of a tile; `there` is false beyond the tile's last.
+struct QueryRow {
+  AttentionRow row{};
+  int64_t document = 0;
+  bool there = false;
+};
+__device__ inline QueryRow query_row(const AttentionLayout& layout, const PairTile& tile, int i) {
+  if (i >= tile.rows.count) return {};
+  return {tile.rows.row(layout, i), layout.document_of(tile.pair, tile.rows.query(layout, i)),
+          true};
+}
+
+/// Whether a block's scores need the mask; `end` says that no block follows.
+enum class BlockKind : int { full, masked, end };
+
 /// Key columns [begin, end) of a block.
 struct VisibleColumns {
   int begin = 0;
   int end = 0;
 };
 
-/// Those that row `row` of the tile sees; none of them if the row is not there.
+/// Those that `row` sees; none if the row is not there.
 __device__ inline VisibleColumns visible_columns(const AttentionLayout& layout,
-                                                 const PairTile& tile, const KeyBlock& block,
-                                                 int row) {
-  if (row >= tile.rows.count) return {};
+                                                 const KeyBlock& block, const QueryRow& row) {
+  if (!row.there) return {};
   if (block.full) return {0, static_cast<int>(block.end - block.begin)};
-  const int64_t document = layout.document_of(tile.pair, tile.rows.query(layout, row));
-  const PositionRange range =
-      visible_in_block(layout.mask, block, tile.rows.row(layout, row), document);
+  const PositionRange range = visible_in_block(layout.mask, block, row.row, row.document);
   return {static_cast<int>(range.begin), range.end < 0 ? 0 : static_cast<int>(range.end)};
 }
 
