@@ -26,8 +26,8 @@ struct AttentionLayout {
   double scale = 1.0;
   /// [B, Sq] or null. Starts never decrease along a sequence: documents do not interleave.
   const int32_t* document_start = nullptr;
-  AttentionMask mask;
-  PositionRuns query_runs, key_runs;
+  AttentionMask mask{};
+  PositionRuns query_runs{}, key_runs{};
 
   constexpr int64_t rows_per_position() const { return query_copies * heads_per_group; }
   constexpr int64_t rows() const { return queries * rows_per_position(); }

@@ -70,15 +70,6 @@ void CudaBackend::split_heads_row_dots_impl(const Tensor&, const Tensor&, const 
 void CudaBackend::split_heads_backward_impl(const SplitHeadsBackward&, const SplitHeads&) {
   fail("split_heads_backward_impl is not there yet");
 }
-void CudaBackend::attention_forward_impl(const Tensor&, const Tensor&, const AttentionInputs&) {
-  fail("attention_forward_impl is not there yet");
-}
-void CudaBackend::attention_backward_impl(const AttentionBackward&, const AttentionInputs&) {
-  fail("attention_backward_impl is not there yet");
-}
-void CudaBackend::attention_merge_impl(const Tensor&, const Tensor&, const Tensor&, const Tensor&) {
-  fail("attention_merge_impl is not there yet");
-}
 void CudaBackend::swiglu_forward_impl(const Tensor&, const Tensor&) {
   fail("swiglu_forward_impl is not there yet");
 }
