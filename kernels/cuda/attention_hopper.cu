@@ -3,9 +3,8 @@
 // consumer warpgroup has 64 of the rows, its scores and sums in registers (the division of work of
 // FlashAttention-3, Shah et al. 2024). Scores of the next keys are under way while the weights of
 // these keys are multiplied by the values.
-#include "kernels/cuda/attention_hopper.h"
-
-#include "kernels/cuda/attention_hopper_tiles.h"
+#include "kernels/cuda/attention_hopper_keys.h"
+#include "kernels/cuda/attention_kernels.h"
 #include "kernels/cuda/launch.h"
 
 namespace phalanx {
@@ -26,74 +25,14 @@ struct Forward {
 
   struct Shared {
     SharedTile<kRows, kWidth> q;
-    SharedTile<kKeys, kWidth> k[kStages], v[kStages];
-    VisibleColumns columns[kStages][kRows];  // of k, if it is masked
-    BlockKind kind[kStages];                 // of k
-    PairTile tile;
-    uint64_t q_filled, k_filled[kStages], k_free[kStages], v_filled[kStages], v_free[kStages];
+    KeyRing<kRows, kKeys, kWidth, kStages> ring;
+    uint64_t q_filled;
   };
 };
 
 struct ForwardMaps {
   TensorMap q, k, v;
 };
-
-/// One thread.
-template <class F>
-__device__ void init_shared(typename F::Shared& shared, const AttentionLayout& layout) {
-  constexpr int kFillers = kWarpgroup / kWarp;
-  constexpr int kReaders = F::kConsumers * kWarpgroup / kWarp;
-  shared.tile = longest_first(layout, blockIdx.x, F::kRows);
-  barrier_init(&shared.q_filled, 1);
-  for (int stage = 0; stage < F::kStages; ++stage) {
-    barrier_init(&shared.k_filled[stage], kFillers);
-    barrier_init(&shared.v_filled[stage], 1);
-    barrier_init(&shared.k_free[stage], kReaders);
-    barrier_init(&shared.v_free[stage], kReaders);
-  }
-  barrier_init_fence();
-}
-
-/// The producer warpgroup: thread 0 brings q, then every block of keys that the tile visits; each
-/// thread finds what its row of the tile sees of a block, because consumers have no registers left
-/// for it.
-template <class F>
-__device__ void produce(typename F::Shared& shared, const ForwardMaps& maps,
-                        const AttentionLayout& layout) {
-  static_assert(F::kRows == kWarpgroup);
-  const bool leader = threadIdx.x == 0;
-  const PairTile tile = shared.tile;
-  const QueryRow row = query_row(layout, tile, static_cast<int>(threadIdx.x));
-  if (leader) {
-    barrier_arrive_expecting(&shared.q_filled, shared.q.kBytes);
-    shared.q.load(maps.q, tile.rows.first, tile.pair, &shared.q_filled);
-  }
-  RingPlace<F::kStages> place;
-  VisitedKeys visited(layout, tile.rows.tile, F::kKeys);
-  KeyRows keys;
-  while (visited.next(layout, tile.rows.tile, keys)) {
-    const int stage = place.stage;
-    const auto plane = key_plane(layout, keys, tile.pair);
-    const bool masked = !keys.block.full || keys.count() != F::kKeys;
-    barrier_wait(&shared.k_free[stage], place.free());
-    if (masked) shared.columns[stage][threadIdx.x] = visible_columns(layout, keys.block, row);
-    if (leader) {
-      shared.kind[stage] = masked ? BlockKind::masked : BlockKind::full;
-      barrier_expect(&shared.k_filled[stage], shared.k[stage].kBytes);
-      shared.k[stage].load(maps.k, keys.row, plane, &shared.k_filled[stage]);
-    }
-    arrive_as_warp(&shared.k_filled[stage]);
-    barrier_wait(&shared.v_free[stage], place.free());
-    if (leader) {
-      barrier_arrive_expecting(&shared.v_filled[stage], shared.v[stage].kBytes);
-      shared.v[stage].load(maps.v, keys.row, plane, &shared.v_filled[stage]);
-    }
-    place.advance();
-  }
-  barrier_wait(&shared.k_free[place.stage], place.free());
-  if (leader) shared.kind[place.stage] = BlockKind::end;
-  arrive_as_warp(&shared.k_filled[place.stage]);
-}
 
 /// A thread's two rows: the largest score so far (not yet times `scale`), this thread's part of the
 /// sum of the weights, and what older sums must be multiplied by.
@@ -139,24 +78,6 @@ __device__ void weigh(float (&s)[kCount], RowState& state, float factor) {
   }
 }
 
-/// Scores of pairs that the mask hides become -infinity. `columns` are those of the warpgroup's
-/// rows.
-template <int kCount>
-__device__ void mask_scores(float (&s)[kCount], const VisibleColumns* columns) {
-  const int thread = static_cast<int>(threadIdx.x % kWarpgroup);
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const VisibleColumns seen = columns[fragment_row(thread, half * 2)];
-#pragma unroll
-    for (int i = half * 2; i < kCount; i += 4)
-#pragma unroll
-      for (int j = i; j < i + 2; ++j) {
-        const int column = fragment_column(thread, j);
-        if (column < seen.begin || column >= seen.end) s[j] = -INFINITY;
-      }
-  }
-}
-
 template <int kCount>
 __device__ void rescale(float (&o)[kCount], const RowState& state) {
 #pragma unroll
@@ -185,78 +106,67 @@ __device__ void store_rows(const float (&o)[kCount], const RowState& state, BFlo
   }
 }
 
-/// What a consumer warpgroup knows besides its registers.
-template <class F>
-struct Consumer {
-  typename F::Shared& shared;
-  int first;                       // row of the tile
-  float factor;                    // of the scores: scale log2(e)
-  RingPlace<F::kStages> k{}, v{};  // next tiles to read
+/// s = q k^T of the warpgroup's rows and the ring's next keys.
+template <class F, class Reader, int kCount>
+__device__ void begin_scores(float (&s)[kCount], const typename F::Shared& shared, Reader& reader) {
+  wgmma_fence();
+  multiply<F::kWidth, F::kRows, F::kKeys>(s, shared.q.by_rows(reader.first),
+                                          reader.keys().by_rows());
+  wgmma_commit();
+}
+/// Once they are there, scores become weights, and their keys may go.
+template <class Reader, int kCount>
+__device__ void end_scores(float (&s)[kCount], RowState& state, Reader& reader, float factor) {
+  keep_registers(s);
+  reader.mask(s);
+  reader.release_keys();
+  weigh(s, state, factor);
+}
+/// o += p v of the ring's next values.
+template <class Reader, int kCount, int kSteps>
+__device__ void begin_sums(float (&o)[kCount], const uint32_t (&p)[kSteps][4], Reader& reader) {
+  reader.wait_for_values();
+  wgmma_fence();
+  accumulate(o, p, reader.values().by_columns());
+  wgmma_commit();
+}
+template <class Reader, int kCount>
+__device__ void end_sums(float (&o)[kCount], Reader& reader) {
+  keep_registers(o);
+  reader.release_values();
+}
 
-  /// Waits for the next keys; false at the end.
-  __device__ bool next_block() {
-    barrier_wait(&shared.k_filled[k.stage], k.filled());
-    return shared.kind[k.stage] != BlockKind::end;
-  }
-  template <int kCount>
-  __device__ void begin_scores(float (&s)[kCount]) {
-    wgmma_fence();
-    multiply<F::kWidth, F::kRows, F::kKeys>(s, shared.q.by_rows(first),
-                                            shared.k[k.stage].by_rows());
-    wgmma_commit();
-  }
-  template <int kCount, int kSteps>
-  __device__ void begin_sums(float (&o)[kCount], const uint32_t (&p)[kSteps][4]) {
-    barrier_wait(&shared.v_filled[v.stage], v.filled());
-    wgmma_fence();
-    accumulate(o, p, shared.v[v.stage].by_columns());
-    wgmma_commit();
-  }
-  /// The scores are there: their keys may go, and they become weights.
-  template <int kCount>
-  __device__ void end_scores(float (&s)[kCount], RowState& state) {
-    keep_registers(s);
-    if (shared.kind[k.stage] == BlockKind::masked) mask_scores(s, &shared.columns[k.stage][first]);
-    arrive_as_warp(&shared.k_free[k.stage]);
-    k.advance();
-    weigh(s, state, factor);
-  }
-  template <int kCount>
-  __device__ void end_sums(float (&o)[kCount]) {
-    keep_registers(o);
-    arrive_as_warp(&shared.v_free[v.stage]);
-    v.advance();
-  }
-};
-
+/// A consumer warpgroup, whose first row of the tile is `first`.
 template <class F>
-__device__ void consume(Consumer<F> consumer, const AttentionLayout& layout, BFloat16* out,
-                        float* lse) {
+__device__ void consume(typename F::Shared& shared, const AttentionLayout& layout, BFloat16* out,
+                        float* lse, int first) {
+  const float factor = static_cast<float>(layout.scale) * kLog2E;
   float s[F::kKeys / 2];
   float o[F::kWidth / 2] = {};
   uint32_t p[F::kKeys / 16][4];
   RowState state;
-  barrier_wait(&consumer.shared.q_filled, 0);
-  if (consumer.next_block()) {
-    consumer.begin_scores(s);
+  KeyReader<decltype(shared.ring)> reader{shared.ring, first};
+  barrier_wait(&shared.q_filled, 0);
+  if (reader.next_block()) {
+    begin_scores<F>(s, shared, reader);
     wgmma_wait<0>();
-    consumer.end_scores(s, state);
+    end_scores(s, state, reader, factor);
     round_operand(p, s);
-    while (consumer.next_block()) {
-      consumer.begin_scores(s);
-      consumer.begin_sums(o, p);
+    while (reader.next_block()) {
+      begin_scores<F>(s, shared, reader);
+      begin_sums(o, p, reader);
       wgmma_wait<1>();
-      consumer.end_scores(s, state);
+      end_scores(s, state, reader, factor);
       wgmma_wait<0>();
-      consumer.end_sums(o);
+      end_sums(o, reader);
       rescale(o, state);
       round_operand(p, s);
     }
-    consumer.begin_sums(o, p);
+    begin_sums(o, p, reader);
     wgmma_wait<0>();
-    consumer.end_sums(o);
+    end_sums(o, reader);
   }
-  store_rows(o, state, out, lse, layout, consumer.shared.tile, consumer.first);
+  store_rows(o, state, out, lse, layout, shared.ring.tile, first);
 }
 
 template <int kWidth>
@@ -267,39 +177,50 @@ __global__ void __launch_bounds__(Forward<kWidth>::kThreads, 1)
   if constexpr (kHopperCode) {
     using F = Forward<kWidth>;
     auto& shared = *dynamic_shared<typename F::Shared>();
-    if (threadIdx.x == 0) init_shared<F>(shared, layout);
+    if (threadIdx.x == 0) {
+      shared.ring.init(layout, F::kConsumers * kWarpgroup / kWarp);
+      barrier_init(&shared.q_filled, 1);
+      barrier_init_fence();
+    }
     __syncthreads();
     if (threadIdx.x < kWarpgroup) {
       lower_registers<F::kProducerRegisters>();
-      produce<F>(shared, maps, layout);
+      if (threadIdx.x == 0) {
+        const PairTile& tile = shared.ring.tile;
+        barrier_arrive_expecting(&shared.q_filled, shared.q.kBytes);
+        shared.q.load(maps.q, tile.rows.first, tile.pair, &shared.q_filled);
+      }
+      shared.ring.fill(layout, maps.k, maps.v);
     } else {
       raise_registers<F::kConsumerRegisters>();
       const int first = static_cast<int>(threadIdx.x / kWarpgroup - 1) * kWarpgroupRows;
-      consume<F>({shared, first, static_cast<float>(layout.scale) * kLog2E}, layout, out, lse);
+      consume<F>(shared, layout, out, lse, first);
     }
   }
 }
 
 template <int kWidth>
-void forward(const Tensor& out, const Tensor& lse, const AttentionInputs& inputs,
-             const AttentionLayout& layout, cudaStream_t stream) {
+void forward(const AttentionLayout& layout, const AttentionForwardPointers<BFloat16>& pointers,
+             cudaStream_t stream) {
   using F = Forward<kWidth>;
-  const ForwardMaps maps{query_map(inputs.q, F::kRows), key_map(inputs.k, F::kKeys),
-                         key_map(inputs.v, F::kKeys)};
-  const int64_t blocks = num_query_tiles(layout, F::kRows) * layout.num_pairs();
+  const ForwardMaps maps{query_map(layout, pointers.q, F::kRows),
+                         key_map(layout, pointers.k, F::kKeys),
+                         key_map(layout, pointers.v, F::kKeys)};
   launch(attention_forward_kernel<kWidth>,
-         {dim3(static_cast<unsigned>(blocks)), dim3(F::kThreads), sizeof(typename F::Shared)},
-         stream, maps, layout, out.as<BFloat16>(), lse.as<float>());
+         {pairs_by_tiles(layout, num_query_tiles(layout, F::kRows)), dim3(F::kThreads),
+          sizeof(typename F::Shared)},
+         stream, maps, layout, pointers.out, pointers.lse);
 }
 
 }  // namespace
 
-void hopper_attention_forward(const Tensor& out, const Tensor& lse, const AttentionInputs& inputs,
-                              const AttentionLayout& layout, cudaStream_t stream) {
+void attention_hopper_forward(const AttentionLayout& layout,
+                              const AttentionForwardPointers<BFloat16>& pointers,
+                              cudaStream_t stream) {
   if (layout.head_dim <= 64) {
-    forward<64>(out, lse, inputs, layout, stream);
+    forward<64>(layout, pointers, stream);
   } else {
-    forward<128>(out, lse, inputs, layout, stream);
+    forward<128>(layout, pointers, stream);
   }
 }
 

@@ -151,16 +151,21 @@ __device__ void store_fragment_row(BFloat16* row, const float (&d)[kCount], int 
   }
 }
 
-/// Maps of [B, G, Sq, Kq*R, D] and of [Kk, B, G, Sk, D] by planes of rows.
-inline TensorMap query_map(const Tensor& q, int rows) {
-  const Shape& shape = q.shape;
-  return make_tensor_map(q.as<BFloat16>(), {shape[4], shape[2] * shape[3], shape[0] * shape[1]},
+/// Maps of tensors like q [B, G, Sq, Kq*R, D] and like k [Kk, B, G, Sk, D] as planes of rows.
+inline TensorMap query_map(const AttentionLayout& layout, const BFloat16* q, int rows) {
+  return make_tensor_map(q, {layout.head_dim, layout.rows(), layout.num_pairs()},
                          {kHalfColumns, rows, 1});
 }
-inline TensorMap key_map(const Tensor& k, int rows) {
-  const Shape& shape = k.shape;
-  return make_tensor_map(k.as<BFloat16>(), {shape[4], shape[3], shape[0] * shape[1] * shape[2]},
+inline TensorMap key_map(const AttentionLayout& layout, const BFloat16* k, int rows) {
+  return make_tensor_map(k, {layout.head_dim, layout.keys, layout.key_copies * layout.num_pairs()},
                          {kHalfColumns, rows, 1});
+}
+
+/// A grid of num_pairs x `tiles` blocks, as longest_first() numbers them.
+inline dim3 pairs_by_tiles(const AttentionLayout& layout, int64_t tiles) {
+  const int64_t blocks = layout.num_pairs() * tiles;
+  check(blocks < (int64_t{1} << 31), "attention would need ", blocks, " blocks of threads");
+  return dim3(static_cast<unsigned>(blocks));
 }
 
 }  // namespace phalanx
