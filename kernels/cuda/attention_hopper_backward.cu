@@ -1,0 +1,410 @@
+// Backward of attention on Hopper. With P = exp(scale q k^T - lse) and dS = P * (dout v^T - delta):
+// dv = P^T dout,  dq = scale dS k,  dk = scale dS^T q. Two passes, each deterministic because a
+// block of threads owns what it sums: tiles of keys visit the query tiles that see them (dk, dv),
+// tiles of queries visit keys (dq). Scores are made twice, seven products instead of five, because
+// dq summed from the key tiles would need an order among blocks or float atomics.
+//
+// dout is laid out as q before, in the memory of dq, so that TMA can bring its rows; the second
+// pass reads a tile's dout there before it writes the same rows of dq.
+#include "kernels/cuda/attention_hopper_keys.h"
+#include "kernels/cuda/attention_kernels.h"
+#include "kernels/cuda/launch.h"
+
+namespace phalanx {
+namespace {
+
+constexpr int kConsumers = 2;
+constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
+constexpr int kReaders = kConsumers * kWarpgroup / kWarp;
+constexpr int kStages = 2;
+constexpr int kConsumerRegisters = 216;  // of 504 for three warpgroups (PTX ISA, setmaxnreg)
+constexpr int kProducerRegisters = 72;
+
+/// lse in base 2. A row that saw nothing gets +infinity, so that its weights are 0.
+__device__ inline float log2_sum(float lse) {
+  return lse == -INFINITY ? INFINITY : lse * kLog2E;
+}
+
+// --- dout in the layout of q ---
+
+__global__ void __launch_bounds__(256)
+    gather_rows_kernel(const __grid_constant__ AttentionLayout layout, BFloat16* rows,
+                       const BFloat16* dout) {
+  const int64_t packs = layout.head_dim / 8;
+  const int64_t pack = int64_t{blockIdx.x} * 256 + threadIdx.x;
+  const int64_t row = pack / packs;
+  if (row >= layout.num_pairs() * layout.rows()) return;
+  const int64_t index = layout.output_index(row / layout.rows(), row % layout.rows());
+  reinterpret_cast<uint4*>(rows)[pack] = reinterpret_cast<const uint4*>(dout + index)[pack % packs];
+}
+
+// --- dk and dv ---
+
+template <int kPaddedWidth>
+struct KeyGradient {
+  static constexpr int kWidth = kPaddedWidth;
+  static constexpr int kKeys = kConsumers * kWarpgroupRows;
+  static constexpr int kRows = 64;
+  static constexpr int kFillers = kRows / kWarp;  // warps: one thread per query row
+
+  struct Shared {
+    SharedTile<kKeys, kWidth> k, v;
+    SharedTile<kRows, kWidth> q[kStages], dout[kStages];
+    VisibleColumns columns[kStages][kRows];  // keys that each query row sees, if masked
+    alignas(16) float log2_sum[kStages][kRows];
+    alignas(16) float delta[kStages][kRows];
+    BlockKind kind[kStages];
+    uint64_t keys_filled, filled[kStages], free[kStages];
+  };
+};
+
+struct BackwardMaps {
+  TensorMap q, dout, k, v;
+};
+
+/// The keys of one block of threads.
+struct KeyTile {
+  int64_t pair;
+  int64_t slot;
+  KeyRows keys;
+};
+/// Originals first, and early keys: most queries see them.
+__device__ inline KeyTile most_seen_first(const AttentionLayout& layout, int64_t number,
+                                          int64_t tile_keys) {
+  const int64_t tiles = num_key_tiles(layout, tile_keys);
+  const int64_t tile = number / layout.num_pairs();
+  const int64_t slot = tile / tiles;
+  return {number % layout.num_pairs(), slot, key_tile(layout, slot, tile % tiles, tile_keys)};
+}
+
+/// What the producer's thread knows of its query row.
+template <class G>
+__device__ void describe_row(typename G::Shared& shared, int stage, const AttentionLayout& layout,
+                             const AttentionBackwardPointers<BFloat16>& pointers,
+                             const PairTile& tile, const KeyBlock& block) {
+  const int i = static_cast<int>(threadIdx.x);
+  const QueryRow row = query_row(layout, tile, i);
+  const int64_t index = tile.pair * layout.rows() + tile.rows.first + i;
+  shared.columns[stage][i] = visible_columns(layout, block, row);
+  shared.log2_sum[stage][i] = row.there ? log2_sum(pointers.lse[index]) : INFINITY;
+  shared.delta[stage][i] = row.there ? pointers.delta[index] : 0.0F;
+}
+
+/// kFillers warps: bring the keys, then every query tile that sees one of them.
+template <class G>
+__device__ void fill_queries(typename G::Shared& shared, const BackwardMaps& maps,
+                             const AttentionLayout& layout,
+                             const AttentionBackwardPointers<BFloat16>& pointers) {
+  const KeyTile own = most_seen_first(layout, blockIdx.x, G::kKeys);
+  KeyBlock block = own.keys.block;
+  const bool leader = threadIdx.x == 0;
+  if (leader) {
+    const int64_t plane = key_plane(layout, own.keys, own.pair);
+    barrier_arrive_expecting(&shared.keys_filled, shared.k.kBytes + shared.v.kBytes);
+    shared.k.load(maps.k, own.keys.row, plane, &shared.keys_filled);
+    shared.v.load(maps.v, own.keys.row, plane, &shared.keys_filled);
+  }
+  RingPlace<kStages> place;
+  VisitingQueries visiting(layout, block, G::kRows);
+  PairTile tile{own.pair, {}};
+  while (visiting.next(layout, own.pair, own.keys.block, tile.rows, block.full)) {
+    const int stage = place.stage;
+    uint64_t* filled = &shared.filled[stage];
+    barrier_wait(&shared.free[stage], place.free());
+    describe_row<G>(shared, stage, layout, pointers, tile, block);
+    __syncwarp();
+    if (leader) {
+      shared.kind[stage] = block.full ? BlockKind::full : BlockKind::masked;
+      barrier_arrive_expecting(filled, shared.q[stage].kBytes + shared.dout[stage].kBytes);
+      shared.q[stage].load(maps.q, tile.rows.first, own.pair, filled);
+      shared.dout[stage].load(maps.dout, tile.rows.first, own.pair, filled);
+    } else if (threadIdx.x % kWarp == 0) {
+      barrier_arrive(filled);
+    }
+    place.advance();
+  }
+  barrier_wait(&shared.free[place.stage], place.free());
+  if (leader) shared.kind[place.stage] = BlockKind::end;
+  arrive_as_warp(&shared.filled[place.stage]);
+}
+
+/// Scores [keys, rows] become weights. `first` is the warpgroup's first key of the tile.
+template <class G, int kCount>
+__device__ void weigh_transposed(float (&s)[kCount], const typename G::Shared& shared, int stage,
+                                 int first, float factor) {
+  const int thread = static_cast<int>(threadIdx.x % kWarpgroup);
+  const bool masked = shared.kind[stage] == BlockKind::masked;
+#pragma unroll
+  for (int i = 0; i < kCount; i += 4)
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int row = fragment_column(thread, i + j);
+      const float log2_sum = shared.log2_sum[stage][row];
+      const VisibleColumns seen = shared.columns[stage][row];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int key = first + fragment_row(thread, half * 2);
+        const bool hidden = masked && (key < seen.begin || key >= seen.end);
+        float& score = s[i + half * 2 + j];
+        score = hidden ? 0.0F : exp2_approximate(fmaf(score, factor, -log2_sum));
+      }
+    }
+}
+
+/// ds = p (dp - delta), into dp.
+template <class G, int kCount>
+__device__ void differentiate_transposed(float (&dp)[kCount], const float (&p)[kCount],
+                                         const typename G::Shared& shared, int stage) {
+  const int thread = static_cast<int>(threadIdx.x % kWarpgroup);
+#pragma unroll
+  for (int i = 0; i < kCount; i += 4)
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const float delta = shared.delta[stage][fragment_column(thread, i + j)];
+      dp[i + j] = p[i + j] * (dp[i + j] - delta);
+      dp[i + 2 + j] = p[i + 2 + j] * (dp[i + 2 + j] - delta);
+    }
+}
+
+/// A consumer warpgroup with 64 keys of the tile from `first` on.
+template <class G>
+__device__ void sum_key_gradients(typename G::Shared& shared, float (&dk)[G::kWidth / 2],
+                                  float (&dv)[G::kWidth / 2], int first, float factor) {
+  constexpr int kWidth = G::kWidth;
+  RingPlace<kStages> place;
+  barrier_wait(&shared.keys_filled, 0);
+  for (;; place.advance()) {
+    const int stage = place.stage;
+    barrier_wait(&shared.filled[stage], place.filled());
+    if (shared.kind[stage] == BlockKind::end) return;
+    const auto& q = shared.q[stage];
+    const auto& dout = shared.dout[stage];
+    float p[G::kRows / 2];
+    float dp[G::kRows / 2];
+    uint32_t operand[2][G::kRows / 16][4];
+    wgmma_fence();
+    multiply<kWidth, G::kKeys, G::kRows>(p, shared.k.by_rows(first), q.by_rows());
+    wgmma_commit();
+    multiply<kWidth, G::kKeys, G::kRows>(dp, shared.v.by_rows(first), dout.by_rows());
+    wgmma_commit();
+    wgmma_wait<1>();
+    keep_registers(p);
+    weigh_transposed<G>(p, shared, stage, first, factor);
+    round_operand(operand[0], p);
+    wgmma_fence();
+    accumulate(dv, operand[0], dout.by_columns());
+    wgmma_commit();
+    wgmma_wait<1>();
+    keep_registers(dp);
+    differentiate_transposed<G>(dp, p, shared, stage);
+    round_operand(operand[1], dp);
+    wgmma_fence();
+    accumulate(dk, operand[1], q.by_columns());
+    wgmma_commit();
+    wgmma_wait<0>();
+    keep_registers(dk);
+    keep_registers(dv);
+    arrive_as_warp(&shared.free[stage]);
+  }
+}
+
+template <class G>
+__device__ void store_key_gradients(const float (&dk)[G::kWidth / 2],
+                                    const float (&dv)[G::kWidth / 2], const AttentionLayout& layout,
+                                    const AttentionBackwardPointers<BFloat16>& pointers,
+                                    int first) {
+  const KeyTile own = most_seen_first(layout, blockIdx.x, G::kKeys);
+  const int thread = static_cast<int>(threadIdx.x % kWarpgroup);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int key = first + fragment_row(thread, half * 2);
+    if (key >= own.keys.count()) continue;
+    const int64_t index = layout.key_index(own.slot, own.pair, own.keys.row + key);
+    store_fragment_row(pointers.dk + index, dk, half, static_cast<float>(layout.scale),
+                       layout.head_dim);
+    store_fragment_row(pointers.dv + index, dv, half, 1.0F, layout.head_dim);
+  }
+}
+
+template <int kWidth>
+__global__ void __launch_bounds__(kThreads, 1)
+    key_gradient_kernel(const __grid_constant__ BackwardMaps maps,
+                        const __grid_constant__ AttentionLayout layout,
+                        const AttentionBackwardPointers<BFloat16> pointers) {
+  if constexpr (kHopperCode) {
+    using G = KeyGradient<kWidth>;
+    auto& shared = *dynamic_shared<typename G::Shared>();
+    if (threadIdx.x == 0) {
+      barrier_init(&shared.keys_filled, 1);
+      for (int stage = 0; stage < kStages; ++stage) {
+        barrier_init(&shared.filled[stage], G::kFillers);
+        barrier_init(&shared.free[stage], kReaders);
+      }
+      barrier_init_fence();
+    }
+    __syncthreads();
+    if (threadIdx.x < kWarpgroup) {
+      lower_registers<kProducerRegisters>();
+      if (threadIdx.x < G::kRows) fill_queries<G>(shared, maps, layout, pointers);
+    } else {
+      raise_registers<kConsumerRegisters>();
+      const int first = static_cast<int>(threadIdx.x / kWarpgroup - 1) * kWarpgroupRows;
+      float dk[kWidth / 2] = {};
+      float dv[kWidth / 2] = {};
+      sum_key_gradients<G>(shared, dk, dv, first, static_cast<float>(layout.scale) * kLog2E);
+      store_key_gradients<G>(dk, dv, layout, pointers, first);
+    }
+  }
+}
+
+// --- dq ---
+
+template <int kPaddedWidth>
+struct QueryGradient {
+  static constexpr int kWidth = kPaddedWidth;
+  static constexpr int kKeys = 64;
+  static constexpr int kRows = kConsumers * kWarpgroupRows;
+
+  struct Shared {
+    SharedTile<kRows, kWidth> q, dout;
+    KeyRing<kRows, kKeys, kWidth, kStages> ring;
+    uint64_t rows_filled;
+  };
+};
+
+/// lse in base 2 and delta of a thread's two rows.
+struct RowSums {
+  float log2_sum[2] = {INFINITY, INFINITY};
+  float delta[2] = {0, 0};
+};
+
+__device__ inline RowSums row_sums(const AttentionLayout& layout, const PairTile& tile, int first,
+                                   const AttentionBackwardPointers<BFloat16>& pointers) {
+  const int thread = static_cast<int>(threadIdx.x % kWarpgroup);
+  RowSums sums;
+  for (int half = 0; half < 2; ++half) {
+    const int row = first + fragment_row(thread, half * 2);
+    if (row >= tile.rows.count) continue;
+    const int64_t index = tile.pair * layout.rows() + tile.rows.first + row;
+    sums.log2_sum[half] = log2_sum(pointers.lse[index]);
+    sums.delta[half] = pointers.delta[index];
+  }
+  return sums;
+}
+
+/// A consumer warpgroup with 64 rows of the tile.
+template <class G, class Reader>
+__device__ void sum_query_gradients(typename G::Shared& shared, float (&dq)[G::kWidth / 2],
+                                    Reader& reader, const RowSums& sums, float factor) {
+  barrier_wait(&shared.rows_filled, 0);
+  while (reader.next_block()) {
+    float p[G::kKeys / 2];
+    float dp[G::kKeys / 2];
+    uint32_t operand[G::kKeys / 16][4];
+    wgmma_fence();
+    multiply<G::kWidth, G::kRows, G::kKeys>(p, shared.q.by_rows(reader.first),
+                                            reader.keys().by_rows());
+    wgmma_commit();
+    reader.wait_for_values();
+    multiply<G::kWidth, G::kRows, G::kKeys>(dp, shared.dout.by_rows(reader.first),
+                                            reader.values().by_rows());
+    wgmma_commit();
+    wgmma_wait<1>();
+    keep_registers(p);
+    reader.mask(p);
+#pragma unroll
+    for (int i = 0; i < G::kKeys / 2; ++i)
+      p[i] = exp2_approximate(fmaf(p[i], factor, -sums.log2_sum[i / 2 % 2]));
+    wgmma_wait<0>();
+    keep_registers(dp);
+    reader.release_values();
+#pragma unroll
+    for (int i = 0; i < G::kKeys / 2; ++i) dp[i] = p[i] * (dp[i] - sums.delta[i / 2 % 2]);
+    round_operand(operand, dp);
+    wgmma_fence();
+    accumulate(dq, operand, reader.keys().by_columns());
+    wgmma_commit();
+    wgmma_wait<0>();
+    keep_registers(dq);
+    reader.release_keys();
+  }
+}
+
+template <int kWidth>
+__global__ void __launch_bounds__(kThreads, 1)
+    query_gradient_kernel(const __grid_constant__ BackwardMaps maps,
+                          const __grid_constant__ AttentionLayout layout,
+                          const AttentionBackwardPointers<BFloat16> pointers) {
+  if constexpr (kHopperCode) {
+    using G = QueryGradient<kWidth>;
+    auto& shared = *dynamic_shared<typename G::Shared>();
+    if (threadIdx.x == 0) {
+      shared.ring.init(layout, kReaders);
+      barrier_init(&shared.rows_filled, 1);
+      barrier_init_fence();
+    }
+    __syncthreads();
+    const PairTile& tile = shared.ring.tile;
+    if (threadIdx.x < kWarpgroup) {
+      lower_registers<kProducerRegisters>();
+      if (threadIdx.x == 0) {
+        barrier_arrive_expecting(&shared.rows_filled, shared.q.kBytes + shared.dout.kBytes);
+        shared.q.load(maps.q, tile.rows.first, tile.pair, &shared.rows_filled);
+        shared.dout.load(maps.dout, tile.rows.first, tile.pair, &shared.rows_filled);
+      }
+      shared.ring.fill(layout, maps.k, maps.v);
+    } else {
+      raise_registers<kConsumerRegisters>();
+      const int first = static_cast<int>(threadIdx.x / kWarpgroup - 1) * kWarpgroupRows;
+      float dq[kWidth / 2] = {};
+      KeyReader<decltype(shared.ring)> reader{shared.ring, first};
+      sum_query_gradients<G>(shared, dq, reader, row_sums(layout, tile, first, pointers),
+                             static_cast<float>(layout.scale) * kLog2E);
+      const int thread = static_cast<int>(threadIdx.x % kWarpgroup);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = first + fragment_row(thread, half * 2);
+        const int64_t index = tile.pair * layout.rows() + tile.rows.first + row;
+        if (row < tile.rows.count)
+          store_fragment_row(pointers.dq + index * layout.head_dim, dq, half,
+                             static_cast<float>(layout.scale), layout.head_dim);
+      }
+    }
+  }
+}
+
+template <int kWidth>
+void backward(const AttentionLayout& layout, const AttentionBackwardPointers<BFloat16>& pointers,
+              cudaStream_t stream) {
+  using Keys = KeyGradient<kWidth>;
+  using Queries = QueryGradient<kWidth>;
+  const auto maps = [&](int rows, int keys) -> BackwardMaps {
+    return {query_map(layout, pointers.q, rows), query_map(layout, pointers.dq, rows),
+            key_map(layout, pointers.k, keys), key_map(layout, pointers.v, keys)};
+  };
+  launch(gather_rows_kernel,
+         one_thread_each(layout.num_pairs() * layout.rows() * layout.head_dim / 8), stream, layout,
+         pointers.dq, pointers.dout);
+  const int64_t key_tiles = num_key_tiles(layout, Keys::kKeys) * layout.key_copies;
+  launch(key_gradient_kernel<kWidth>,
+         {pairs_by_tiles(layout, key_tiles), dim3(kThreads), sizeof(typename Keys::Shared)}, stream,
+         maps(Keys::kRows, Keys::kKeys), layout, pointers);
+  launch(query_gradient_kernel<kWidth>,
+         {pairs_by_tiles(layout, num_query_tiles(layout, Queries::kRows)), dim3(kThreads),
+          sizeof(typename Queries::Shared)},
+         stream, maps(Queries::kRows, Queries::kKeys), layout, pointers);
+}
+
+}  // namespace
+
+void attention_hopper_backward(const AttentionLayout& layout,
+                               const AttentionBackwardPointers<BFloat16>& pointers,
+                               cudaStream_t stream) {
+  if (layout.head_dim <= 64) {
+    backward<64>(layout, pointers, stream);
+  } else {
+    backward<128>(layout, pointers, stream);
+  }
+}
+
+}  // namespace phalanx
