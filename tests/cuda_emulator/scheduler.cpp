@@ -63,6 +63,7 @@ void Scheduler::prepare(const BlockRun& block) {
   for (size_t i = count; order_.is_random() && i > 1; --i)
     std::swap(start_order_[i - 1], start_order_[order_.random(i)]);
   num_started_ = num_finished_ = 0;
+  later_.clear();  // what the last block did not wait for is not brought to this one
 }
 
 void Scheduler::run(const BlockRun& block) {
