@@ -40,28 +40,6 @@ __global__ void __launch_bounds__(256)
 
 // --- dk and dv ---
 
-template <int kPaddedWidth>
-struct KeyGradient {
-  static constexpr int kWidth = kPaddedWidth;
-  static constexpr int kKeys = kConsumers * kWarpgroupRows;
-  static constexpr int kRows = 64;
-  static constexpr int kFillers = kRows / kWarp;  // warps: one thread per query row
-
-  struct Shared {
-    SharedTile<kKeys, kWidth> k, v;
-    SharedTile<kRows, kWidth> q[kStages], dout[kStages];
-    VisibleColumns columns[kStages][kRows];  // keys that each query row sees, if masked
-    alignas(16) float log2_sum[kStages][kRows];
-    alignas(16) float delta[kStages][kRows];
-    BlockKind kind[kStages];
-    uint64_t keys_filled, filled[kStages], free[kStages];
-  };
-};
-
-struct BackwardMaps {
-  TensorMap q, dout, k, v;
-};
-
 /// The keys of one block of threads.
 struct KeyTile {
   int64_t pair;
@@ -77,17 +55,60 @@ __device__ inline KeyTile most_seen_first(const AttentionLayout& layout, int64_t
   return {number % layout.num_pairs(), slot, key_tile(layout, slot, tile % tiles, tile_keys)};
 }
 
-/// What the producer's thread knows of its query row.
+template <int kPaddedWidth>
+struct KeyGradient {
+  static constexpr int kWidth = kPaddedWidth;
+  static constexpr int kKeys = kConsumers * kWarpgroupRows;
+  static constexpr int kRows = 64;
+  static constexpr int kFillers = kRows / kWarp;  // warps: one thread per query row
+
+  struct Shared {
+    SharedTile<kKeys, kWidth> k, v;
+    SharedTile<kRows, kWidth> q[kStages], dout[kStages];
+    VisibleColumns columns[kStages][kRows];  // keys that each query row sees, if masked
+    alignas(16) float log2_sum[kStages][kRows];
+    alignas(16) float delta[kStages][kRows];
+    BlockKind kind[kStages];
+    KeyTile own;
+    VisitingQueries visiting;  // the schedule is here, because producers have few registers
+    TileRows rows[kStages];
+    uint64_t keys_filled, filled[kStages], free[kStages];
+  };
+};
+
+struct BackwardMaps {
+  TensorMap q, dout, k, v;
+};
+
+/// One thread, once `stage` is free: finds the next query tile, brings its rows.
+template <class G>
+__device__ void fetch_queries(typename G::Shared& shared, int stage, const BackwardMaps& maps,
+                              const AttentionLayout& layout) {
+  const int64_t pair = shared.own.pair;
+  bool full = false;
+  if (!shared.visiting.next(layout, pair, shared.own.keys.block, shared.rows[stage], full)) {
+    shared.kind[stage] = BlockKind::end;
+    return;
+  }
+  shared.kind[stage] = full ? BlockKind::full : BlockKind::masked;
+  uint64_t* filled = &shared.filled[stage];
+  barrier_expect(filled, shared.q[stage].kBytes + shared.dout[stage].kBytes);
+  shared.q[stage].load(maps.q, shared.rows[stage].first, pair, filled);
+  shared.dout[stage].load(maps.dout, shared.rows[stage].first, pair, filled);
+}
+
+/// What consumers need of row threadIdx.x of a query tile.
 template <class G>
 __device__ void describe_row(typename G::Shared& shared, int stage, const AttentionLayout& layout,
-                             const AttentionBackwardPointers<BFloat16>& pointers,
-                             const PairTile& tile, const KeyBlock& block) {
+                             const AttentionBackwardPointers<BFloat16>& pointers) {
   const int i = static_cast<int>(threadIdx.x);
-  const QueryRow row = query_row(layout, tile, i);
-  const int64_t index = tile.pair * layout.rows() + tile.rows.first + i;
-  shared.columns[stage][i] = visible_columns(layout, block, row);
-  shared.log2_sum[stage][i] = row.there ? log2_sum(pointers.lse[index]) : INFINITY;
-  shared.delta[stage][i] = row.there ? pointers.delta[index] : 0.0F;
+  const int64_t index = shared.own.pair * layout.rows() + shared.rows[stage].first + i;
+  const bool there = i < shared.rows[stage].count;
+  shared.log2_sum[stage][i] = there ? log2_sum(pointers.lse[index]) : INFINITY;
+  shared.delta[stage][i] = there ? pointers.delta[index] : 0.0F;
+  if (shared.kind[stage] != BlockKind::masked) return;
+  shared.columns[stage][i] = visible_columns(
+      layout, shared.own.keys.block, query_row(layout, shared.own.pair, shared.rows[stage], i));
 }
 
 /// kFillers warps: bring the keys, then every query tile that sees one of them.
@@ -95,75 +116,67 @@ template <class G>
 __device__ void fill_queries(typename G::Shared& shared, const BackwardMaps& maps,
                              const AttentionLayout& layout,
                              const AttentionBackwardPointers<BFloat16>& pointers) {
-  const KeyTile own = most_seen_first(layout, blockIdx.x, G::kKeys);
-  KeyBlock block = own.keys.block;
-  const bool leader = threadIdx.x == 0;
-  if (leader) {
-    const int64_t plane = key_plane(layout, own.keys, own.pair);
+  if (threadIdx.x == 0) {
+    const int64_t plane = key_plane(layout, shared.own.keys, shared.own.pair);
     barrier_arrive_expecting(&shared.keys_filled, shared.k.kBytes + shared.v.kBytes);
-    shared.k.load(maps.k, own.keys.row, plane, &shared.keys_filled);
-    shared.v.load(maps.v, own.keys.row, plane, &shared.keys_filled);
+    shared.k.load(maps.k, shared.own.keys.row, plane, &shared.keys_filled);
+    shared.v.load(maps.v, shared.own.keys.row, plane, &shared.keys_filled);
+    shared.visiting = VisitingQueries(layout, shared.own.keys.block, G::kRows);
   }
-  RingPlace<kStages> place;
-  VisitingQueries visiting(layout, block, G::kRows);
-  PairTile tile{own.pair, {}};
-  while (visiting.next(layout, own.pair, own.keys.block, tile.rows, block.full)) {
+  for (RingPlace<kStages> place;; place.advance()) {
     const int stage = place.stage;
-    uint64_t* filled = &shared.filled[stage];
     barrier_wait(&shared.free[stage], place.free());
-    describe_row<G>(shared, stage, layout, pointers, tile, block);
-    __syncwarp();
-    if (leader) {
-      shared.kind[stage] = block.full ? BlockKind::full : BlockKind::masked;
-      barrier_arrive_expecting(filled, shared.q[stage].kBytes + shared.dout[stage].kBytes);
-      shared.q[stage].load(maps.q, tile.rows.first, own.pair, filled);
-      shared.dout[stage].load(maps.dout, tile.rows.first, own.pair, filled);
-    } else if (threadIdx.x % kWarp == 0) {
-      barrier_arrive(filled);
-    }
-    place.advance();
+    if (threadIdx.x == 0) fetch_queries<G>(shared, stage, maps, layout);
+    named_barrier(1, G::kRows);
+    const bool end = shared.kind[stage] == BlockKind::end;
+    if (!end) describe_row<G>(shared, stage, layout, pointers);
+    arrive_as_warp(&shared.filled[stage]);
+    if (end) return;
   }
-  barrier_wait(&shared.free[place.stage], place.free());
-  if (leader) shared.kind[place.stage] = BlockKind::end;
-  arrive_as_warp(&shared.filled[place.stage]);
 }
 
-/// Scores [keys, rows] become weights. `first` is the warpgroup's first key of the tile.
-template <class G, int kCount>
-__device__ void weigh_transposed(float (&s)[kCount], const typename G::Shared& shared, int stage,
-                                 int first, float factor) {
+/// Scores [keys, rows] of pairs that the mask hides become -infinity. `first` is the warpgroup's
+/// first key of the tile, `columns` what the rows see of it.
+template <int kCount>
+__device__ void mask_transposed(float (&s)[kCount], const VisibleColumns* columns, int first) {
   const int thread = static_cast<int>(threadIdx.x % kWarpgroup);
-  const bool masked = shared.kind[stage] == BlockKind::masked;
 #pragma unroll
   for (int i = 0; i < kCount; i += 4)
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const int row = fragment_column(thread, i + j);
-      const float log2_sum = shared.log2_sum[stage][row];
-      const VisibleColumns seen = shared.columns[stage][row];
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int key = first + fragment_row(thread, half * 2);
-        const bool hidden = masked && (key < seen.begin || key >= seen.end);
-        float& score = s[i + half * 2 + j];
-        score = hidden ? 0.0F : exp2_approximate(fmaf(score, factor, -log2_sum));
-      }
+    for (int j = 0; j < 4; ++j) {
+      const VisibleColumns seen = columns[fragment_column(thread, i + j)];
+      const int key = first + fragment_row(thread, i + j);
+      if (key < seen.begin || key >= seen.end) s[i + j] = -INFINITY;
     }
+}
+
+/// Scores become weights.
+template <int kCount>
+__device__ void weigh_transposed(float (&s)[kCount], const float* log2_sums, float factor) {
+  const int thread = static_cast<int>(threadIdx.x % kWarpgroup);
+#pragma unroll
+  for (int i = 0; i < kCount; i += 4) {
+    const auto sum = *reinterpret_cast<const float2*>(log2_sums + fragment_column(thread, i));
+    s[i] = exp2_approximate(fmaf(s[i], factor, -sum.x));
+    s[i + 1] = exp2_approximate(fmaf(s[i + 1], factor, -sum.y));
+    s[i + 2] = exp2_approximate(fmaf(s[i + 2], factor, -sum.x));
+    s[i + 3] = exp2_approximate(fmaf(s[i + 3], factor, -sum.y));
+  }
 }
 
 /// ds = p (dp - delta), into dp.
-template <class G, int kCount>
+template <int kCount>
 __device__ void differentiate_transposed(float (&dp)[kCount], const float (&p)[kCount],
-                                         const typename G::Shared& shared, int stage) {
+                                         const float* deltas) {
   const int thread = static_cast<int>(threadIdx.x % kWarpgroup);
 #pragma unroll
-  for (int i = 0; i < kCount; i += 4)
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const float delta = shared.delta[stage][fragment_column(thread, i + j)];
-      dp[i + j] = p[i + j] * (dp[i + j] - delta);
-      dp[i + 2 + j] = p[i + 2 + j] * (dp[i + 2 + j] - delta);
-    }
+  for (int i = 0; i < kCount; i += 4) {
+    const auto delta = *reinterpret_cast<const float2*>(deltas + fragment_column(thread, i));
+    dp[i] = p[i] * (dp[i] - delta.x);
+    dp[i + 1] = p[i + 1] * (dp[i + 1] - delta.y);
+    dp[i + 2] = p[i + 2] * (dp[i + 2] - delta.x);
+    dp[i + 3] = p[i + 3] * (dp[i + 3] - delta.y);
+  }
 }
 
 /// A consumer warpgroup with 64 keys of the tile from `first` on.
@@ -189,14 +202,15 @@ __device__ void sum_key_gradients(typename G::Shared& shared, float (&dk)[G::kWi
     wgmma_commit();
     wgmma_wait<1>();
     keep_registers(p);
-    weigh_transposed<G>(p, shared, stage, first, factor);
+    if (shared.kind[stage] == BlockKind::masked) mask_transposed(p, shared.columns[stage], first);
+    weigh_transposed(p, shared.log2_sum[stage], factor);
     round_operand(operand[0], p);
     wgmma_fence();
     accumulate(dv, operand[0], dout.by_columns());
     wgmma_commit();
     wgmma_wait<1>();
     keep_registers(dp);
-    differentiate_transposed<G>(dp, p, shared, stage);
+    differentiate_transposed(dp, p, shared.delta[stage]);
     round_operand(operand[1], dp);
     wgmma_fence();
     accumulate(dk, operand[1], q.by_columns());
@@ -212,8 +226,7 @@ template <class G>
 __device__ void store_key_gradients(const float (&dk)[G::kWidth / 2],
                                     const float (&dv)[G::kWidth / 2], const AttentionLayout& layout,
                                     const AttentionBackwardPointers<BFloat16>& pointers,
-                                    int first) {
-  const KeyTile own = most_seen_first(layout, blockIdx.x, G::kKeys);
+                                    const KeyTile& own, int first) {
   const int thread = static_cast<int>(threadIdx.x % kWarpgroup);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -235,6 +248,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     using G = KeyGradient<kWidth>;
     auto& shared = *dynamic_shared<typename G::Shared>();
     if (threadIdx.x == 0) {
+      shared.own = most_seen_first(layout, blockIdx.x, G::kKeys);
       barrier_init(&shared.keys_filled, 1);
       for (int stage = 0; stage < kStages; ++stage) {
         barrier_init(&shared.filled[stage], G::kFillers);
@@ -252,7 +266,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       float dk[kWidth / 2] = {};
       float dv[kWidth / 2] = {};
       sum_key_gradients<G>(shared, dk, dv, first, static_cast<float>(layout.scale) * kLog2E);
-      store_key_gradients<G>(dk, dv, layout, pointers, first);
+      store_key_gradients<G>(dk, dv, layout, pointers, shared.own, first);
     }
   }
 }

@@ -17,6 +17,8 @@ struct KeyRing {
   VisibleColumns columns[kStages][kRows];  // of k, if it is masked
   BlockKind kind[kStages];                 // of k
   PairTile tile;
+  VisitedKeys visited;  // the schedule is here, because producers have few registers
+  KeyRows keys[kStages];
   uint64_t k_filled[kStages], k_free[kStages], v_filled[kStages], v_free[kStages];
 
   /// One thread; barrier_init_fence() and __syncthreads() follow. `readers` are warps.
@@ -35,35 +37,40 @@ struct KeyRing {
   __device__ void fill(const AttentionLayout& layout, const TensorMap& k_map,
                        const TensorMap& v_map) {
     static_assert(kRows == kWarpgroup, "one row of the tile for each thread");
-    const PairTile own = tile;
-    const QueryRow row = query_row(layout, own, static_cast<int>(threadIdx.x));
-    Place place;
-    VisitedKeys visited(layout, own.rows.tile, kKeys);
-    KeyRows keys;
-    while (visited.next(layout, own.rows.tile, keys)) {
+    const QueryRow row = query_row(layout, tile.pair, tile.rows, static_cast<int>(threadIdx.x));
+    if (threadIdx.x == 0) visited = VisitedKeys(layout, tile.rows.tile, kKeys);
+    for (Place place;; place.advance()) {
       const int stage = place.stage;
-      const bool masked = !keys.block.full || keys.count() != kKeys;
       barrier_wait(&k_free[stage], place.free());
-      if (masked) columns[stage][threadIdx.x] = visible_columns(layout, keys.block, row);
-      __syncwarp();
-      const int64_t plane = key_plane(layout, keys, own.pair);
+      if (threadIdx.x == 0) fetch_keys(stage, layout, k_map);
+      named_barrier(1, kWarpgroup);
+      const BlockKind what = kind[stage];
+      if (what == BlockKind::masked)
+        columns[stage][threadIdx.x] = visible_columns(layout, keys[stage].block, row);
+      arrive_as_warp(&k_filled[stage]);
+      if (what == BlockKind::end) return;
       if (threadIdx.x == 0) {
-        kind[stage] = masked ? BlockKind::masked : BlockKind::full;
-        barrier_arrive_expecting(&k_filled[stage], k[stage].kBytes);
-        k[stage].load(k_map, keys.row, plane, &k_filled[stage]);
-      } else if (threadIdx.x % kWarp == 0) {
-        barrier_arrive(&k_filled[stage]);
-      }
-      barrier_wait(&v_free[stage], place.free());
-      if (threadIdx.x == 0) {
+        barrier_wait(&v_free[stage], place.free());
         barrier_arrive_expecting(&v_filled[stage], v[stage].kBytes);
-        v[stage].load(v_map, keys.row, plane, &v_filled[stage]);
+        v[stage].load(v_map, keys[stage].row, key_plane(layout, keys[stage], tile.pair),
+                      &v_filled[stage]);
       }
-      place.advance();
+      __syncwarp();
     }
-    barrier_wait(&k_free[place.stage], place.free());
-    if (threadIdx.x == 0) kind[place.stage] = BlockKind::end;
-    arrive_as_warp(&k_filled[place.stage]);
+  }
+
+ private:
+  /// One thread, once `stage` is free.
+  __device__ void fetch_keys(int stage, const AttentionLayout& layout, const TensorMap& map) {
+    KeyRows& next = keys[stage];
+    if (!visited.next(layout, tile.rows.tile, next)) {
+      kind[stage] = BlockKind::end;
+      return;
+    }
+    const bool full = next.block.full && next.count() == kKeys;
+    kind[stage] = full ? BlockKind::full : BlockKind::masked;
+    barrier_expect(&k_filled[stage], k[stage].kBytes);
+    k[stage].load(map, next.row, key_plane(layout, next, tile.pair), &k_filled[stage]);
   }
 };
 

@@ -114,10 +114,10 @@ struct QueryRow {
   int64_t document = 0;
   bool there = false;
 };
-__device__ inline QueryRow query_row(const AttentionLayout& layout, const PairTile& tile, int i) {
-  if (i >= tile.rows.count) return {};
-  return {tile.rows.row(layout, i), layout.document_of(tile.pair, tile.rows.query(layout, i)),
-          true};
+__device__ inline QueryRow query_row(const AttentionLayout& layout, int64_t pair,
+                                     const TileRows& rows, int i) {
+  if (i >= rows.count) return {};
+  return {rows.row(layout, i), layout.document_of(pair, rows.query(layout, i)), true};
 }
 
 /// Whether a block's scores need the mask; `end` says that no block follows.

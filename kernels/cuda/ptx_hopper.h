@@ -51,6 +51,14 @@ __device__ inline void barrier_arrive_expecting(uint64_t* barrier, uint32_t byte
       : "memory");
 }
 
+/// Announces bytes without arriving; the caller's own arrival in the same phase comes later.
+__device__ inline void barrier_expect(uint64_t* barrier, uint32_t bytes) {
+  asm volatile(
+      "mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
+}
+
 /// Each thread by itself: returns once the phase with number % 2 == `parity` is complete. The phase
 /// is the one under way or the one before it: parity 1 on a fresh barrier returns at once.
 __device__ inline void barrier_wait(uint64_t* barrier, uint32_t parity) {
