@@ -9,6 +9,7 @@
 
 #include "core/layout_validate.h"
 #include "core/model/problems.h"
+#include "core/train/step_profile.h"
 #include "parallel/device_mesh.h"
 
 namespace phalanx {
@@ -51,8 +52,21 @@ void validate_length(Problems& problems, const TrainingConfig& training) {
            samples);
 }
 
+void validate_profile(Problems& problems, const TrainingConfig& training) {
+  if (training.profile.empty()) return;
+  try {
+    const StepRange steps = parse_step_range(training.profile);
+    if (training.train_iters > 0 && steps.first > training.train_iters)
+      report(problems, "profile {} begins after the last step; the nearest is {}", training.profile,
+             training.train_iters);
+  } catch (const UsageError& error) {
+    report(problems, "{}", error.what());
+  }
+}
+
 void validate_training(Problems& problems, const TrainingConfig& training) {
   validate_length(problems, training);
+  validate_profile(problems, training);
   if (training.run_dir.empty())
     report(problems,
            "run-dir is empty: name a folder for what the run writes, e.g. run-dir "
@@ -109,12 +123,6 @@ void validate_optimizer(Problems& problems, const RunConfig& config) {
            o.lr_warmup_iters, decay_iters, decay_iters);
 }
 
-// What options describe and this version does not do.
-void validate_support(Problems& problems, const RunConfig& config) {
-  if (config.training.device == DeviceChoice::cuda)
-    report(problems, "device cuda is not supported by this version yet; use cpu");
-}
-
 void validate_prefixes(Problems& problems, std::string_view option,
                        const std::vector<std::string>& words) {
   if (words.empty()) return;
@@ -163,7 +171,6 @@ std::vector<std::string> validate(const RunConfig& config, int64_t world_size) {
   validate_checkpoint(problems, config);
   validate_optimizer(problems, config);
   append(problems, validate_layout(config, world_size));
-  validate_support(problems, config);
   validate_data(problems, config.data);
   return problems;
 }

@@ -50,6 +50,35 @@ struct AttentionLayout {
   }
 };
 
+/// Where rows first, first + 1, ... of a pair lie in out or dout. As output_index, but with one
+/// division of 64-bit numbers for all of them, because those are slow on a GPU.
+class OutputRows {
+ public:
+  constexpr OutputRows(const AttentionLayout& layout, int64_t pair, int64_t first)
+      : query_(first / layout.rows_per_position()),
+        pair_(pair),
+        slot_(static_cast<uint32_t>(first - query_ * layout.rows_per_position())) {}
+
+  constexpr int64_t index(const AttentionLayout& layout, uint32_t i) const {
+    const auto per_position = static_cast<uint32_t>(layout.rows_per_position());
+    const auto per_group = static_cast<uint32_t>(layout.heads_per_group);
+    const uint32_t further = (slot_ + i) / per_position;
+    const uint32_t slot = slot_ + i - further * per_position;
+    const uint32_t copy = slot / per_group;
+    const auto pair = static_cast<uint32_t>(pair_);
+    const uint32_t sequence = pair / static_cast<uint32_t>(layout.groups);
+    const int64_t group = pair - sequence * static_cast<uint32_t>(layout.groups);
+    const int64_t row = ((query_ + further) * layout.batch + sequence) * layout.query_copies + copy;
+    const int64_t heads = layout.groups * layout.heads_per_group;
+    return (row * heads + group * per_group + slot - copy * per_group) * layout.head_dim;
+  }
+
+ private:
+  int64_t query_;
+  int64_t pair_;
+  uint32_t slot_;
+};
+
 /// Consecutive rows of one pair, all in one run of positions.
 struct TileRows {
   int64_t first = 0;  // along [Sq * Kq * R]

@@ -127,6 +127,9 @@ void MoeOps::grouped_matmul(const Tensor& c, const Tensor& a, const Tensor& b,
   }
   scope.require(c.dtype == a.dtype || c.dtype == accumulator_dtype(a.dtype), "c", c,
                 "must be the dtype of a (", dtype_name(a.dtype), ") or its accumulator");
+  const int64_t other = product.a == Transpose::yes ? b.shape.back() : c.shape.back();
+  scope.flops(2.0 * static_cast<double>(rows) * static_cast<double>(a.shape.back()) *
+              static_cast<double>(other));
   grouped_matmul_impl(c, a, b, options);
 }
 

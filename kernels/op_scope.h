@@ -1,16 +1,18 @@
-// OpScope: what surrounds every public op: the name for messages and the checks of its arguments.
+// OpScope: what surrounds every public op: the name for messages, the checks of its arguments, the
+// range of the profile.
 #pragma once
 
 #include "kernels/base/tensor.h"
+#include "kernels/base/trace.h"
 
 namespace phalanx {
 
-/// Lives as long as one op runs; a profiler range belongs in its constructor and destructor.
-/// Messages read "matmul: b [3, 5] bf16 must be [5, 3] bf16". Texts are made only on failure,
-/// because ops run on every step. Pointers are not looked at: null backends run without memory.
+/// Lives as long as one op runs. Messages read "matmul: b [3, 5] bf16 must be [5, 3] bf16". Texts
+/// are made only on failure, because ops run on every step. Pointers are not looked at: null
+/// backends run without memory.
 class OpScope {
  public:
-  OpScope(const char* op, Device device) : op_(op), device_(device) {}
+  OpScope(const char* op, Device device) : op_(op), device_(device), range_(op, TraceLane::op) {}
   OpScope(const OpScope&) = delete;
   OpScope& operator=(const OpScope&) = delete;
 
@@ -26,7 +28,11 @@ class OpScope {
     require(static_cast<bool>(tensor), name, tensor, "is missing");
     require(tensor.device == device_, name, tensor, "lies on ", device_name(tensor.device),
             ", this backend on ", device_name(device_));
+    if (range_.recording()) range_.add_bytes(tensor);
   }
+
+  /// Work of the op, for profiles.
+  void flops(double count) const { range_.add_flops(count); }
 
   void typed(const char* name, const Tensor& tensor, DType dtype) const {
     placed(name, tensor);
@@ -78,6 +84,7 @@ class OpScope {
  private:
   const char* op_;
   Device device_;
+  mutable TraceRange range_;  // what the checks see adds to it
 };
 
 }  // namespace phalanx

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <numeric>
 
+#include "kernels/base/trace.h"
+
 namespace phalanx {
 namespace {
 
@@ -12,10 +14,11 @@ class CompletedWork final : public Work {
   void wait_impl() override {}
 };
 
-/// Adds the time of its own life to `seconds`.
+/// Adds the time of its own life to `seconds`, and is the range of the profile.
 class WaitingTime {
  public:
-  explicit WaitingTime(double& seconds) : seconds_(seconds) {}
+  WaitingTime(double& seconds, const char* range)
+      : range_(range, TraceLane::communication), seconds_(seconds) {}
   ~WaitingTime() {
     seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
   }
@@ -23,6 +26,7 @@ class WaitingTime {
   WaitingTime& operator=(const WaitingTime&) = delete;
 
  private:
+  TraceRange range_;
   double& seconds_;
   std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 };
@@ -46,7 +50,7 @@ const char* collective_name(Collective operation) {
 
 void Work::wait() {
   double nobody = 0;
-  const WaitingTime waiting(waiting_seconds_ == nullptr ? nobody : *waiting_seconds_);
+  const WaitingTime waiting(waiting_seconds_ == nullptr ? nobody : *waiting_seconds_, range_);
   wait_impl();
 }
 
@@ -54,9 +58,15 @@ PendingWork completed_work() {
   return std::make_unique<CompletedWork>();
 }
 
-ProcessGroup::ProcessGroup(std::string name, int rank, int size)
-    : name_(std::move(name)), rank_(rank), size_(size), equal_counts_(static_cast<size_t>(size)) {
+ProcessGroup::ProcessGroup(std::string name, int rank, int size, Backend* device_ops)
+    : name_(std::move(name)),
+      rank_(rank),
+      size_(size),
+      device_ops_(device_ops),
+      equal_counts_(static_cast<size_t>(size)) {
   check(0 <= rank && rank < size, "group ", name_, ": rank ", rank, " is not one of ", size);
+  for (size_t operation = 0; operation < range_names_.size(); ++operation)
+    range_names_[operation] = name_ + " " + collective_name(static_cast<Collective>(operation));
 }
 
 const Traffic& ProcessGroup::traffic(Collective operation) const {
@@ -69,8 +79,9 @@ void ProcessGroup::count(Collective operation, int64_t bytes) {
   traffic.bytes += bytes;
 }
 
-PendingWork ProcessGroup::timed(PendingWork work) {
+PendingWork ProcessGroup::timed(PendingWork work, Collective operation) {
   work->waiting_seconds_ = &waiting_seconds_;
+  work->range_ = range(operation);
   return work;
 }
 
@@ -85,11 +96,17 @@ void ProcessGroup::check_counts(Collective operation, const Tensor& x,
 }
 
 void ProcessGroup::copy_local(const Tensor& y, const Tensor& x) const {
-  check(y.device == Device::cpu && x.device == Device::cpu, "group ", name_,
-        " moves host memory only, got a tensor on ",
-        device_name(y.device == Device::cpu ? x.device : y.device));
-  if (y.data != x.data && x.bytes() > 0 && x.data != nullptr)
+  check(y.device == x.device && y.dtype == x.dtype, "group ", name_, " copies ",
+        dtype_name(x.dtype), " on ", device_name(x.device), " to ", dtype_name(y.dtype), " on ",
+        device_name(y.device));
+  if (y.data == x.data || x.bytes() == 0 || x.data == nullptr) return;
+  if (x.device == Device::cpu) {
     std::memmove(y.data, x.data, static_cast<size_t>(x.bytes()));
+    return;
+  }
+  check(device_ops_ != nullptr, "group ", name_, " moves host memory only, got a tensor on ",
+        device_name(x.device));
+  device_ops_->copy(y, x);
 }
 
 void ProcessGroup::all_reduce(const Tensor& x, ReduceOp op) {
@@ -97,7 +114,7 @@ void ProcessGroup::all_reduce(const Tensor& x, ReduceOp op) {
   if (size_ == 1) return;
   count(Collective::all_reduce, x.bytes());
   if (x.numel() == 0) return;
-  const WaitingTime waiting(waiting_seconds_);
+  const WaitingTime waiting(waiting_seconds_, range(Collective::all_reduce));
   all_reduce_impl(x, op);
 }
 
@@ -116,7 +133,7 @@ void ProcessGroup::all_gather_in_place(const Tensor& out, std::span<const int64_
   if (size_ == 1) return;
   count(Collective::all_gather, counts[static_cast<size_t>(rank_)] * dtype_bytes(out.dtype));
   if (out.numel() == 0) return;
-  const WaitingTime waiting(waiting_seconds_);
+  const WaitingTime waiting(waiting_seconds_, range(Collective::all_gather));
   all_gather_impl(out, counts);
 }
 
@@ -135,7 +152,7 @@ void ProcessGroup::reduce_scatter_in_place(const Tensor& x, std::span<const int6
   if (size_ == 1) return;
   count(Collective::reduce_scatter, x.bytes());
   if (x.numel() == 0) return;
-  const WaitingTime waiting(waiting_seconds_);
+  const WaitingTime waiting(waiting_seconds_, range(Collective::reduce_scatter));
   reduce_scatter_impl(x, counts);
 }
 
@@ -157,7 +174,7 @@ void ProcessGroup::all_to_all(const Tensor& out, const Tensor& x,
     return;
   }
   count(Collective::all_to_all, x.bytes());
-  const WaitingTime waiting(waiting_seconds_);
+  const WaitingTime waiting(waiting_seconds_, range(Collective::all_to_all));
   all_to_all_impl(out, x, send_counts, receive_counts);
 }
 
@@ -166,7 +183,7 @@ void ProcessGroup::broadcast(const Tensor& x, int root) {
   if (size_ == 1) return;
   count(Collective::broadcast, rank_ == root ? x.bytes() : 0);
   if (x.numel() == 0) return;
-  const WaitingTime waiting(waiting_seconds_);
+  const WaitingTime waiting(waiting_seconds_, range(Collective::broadcast));
   broadcast_impl(x, root);
 }
 
@@ -195,8 +212,15 @@ int64_t ProcessGroup::check_messages(std::span<const Exchange> messages) const {
 void ProcessGroup::barrier() {
   if (size_ == 1) return;
   count(Collective::barrier, 0);
-  const WaitingTime waiting(waiting_seconds_);
+  const WaitingTime waiting(waiting_seconds_, range(Collective::barrier));
   barrier_impl();
+}
+
+void ProcessGroup::open_channels(std::span<const ChannelEnd> ends) {
+  for (const ChannelEnd& end : ends)
+    check(0 <= end.peer && end.peer < size_ && 0 <= end.channel && end.channel <= kMaxChannel,
+          "group ", name_, ": channel ", end.channel, " with rank ", end.peer, " of ", size_);
+  if (size_ > 1) open_channels_impl(ends);
 }
 
 PendingWork ProcessGroup::reduce_scatter_in_place_async(const Tensor& x,
@@ -204,7 +228,7 @@ PendingWork ProcessGroup::reduce_scatter_in_place_async(const Tensor& x,
   check_counts(Collective::reduce_scatter, x, counts);
   if (size_ == 1) return completed_work();
   count(Collective::reduce_scatter, x.bytes());
-  return timed(reduce_scatter_async_impl(x, counts));
+  return timed(reduce_scatter_async_impl(x, counts), Collective::reduce_scatter);
 }
 
 PendingWork ProcessGroup::all_gather_in_place_async(const Tensor& out,
@@ -212,7 +236,7 @@ PendingWork ProcessGroup::all_gather_in_place_async(const Tensor& out,
   check_counts(Collective::all_gather, out, counts);
   if (size_ == 1) return completed_work();
   count(Collective::all_gather, counts[static_cast<size_t>(rank_)] * dtype_bytes(out.dtype));
-  return timed(all_gather_async_impl(out, counts));
+  return timed(all_gather_async_impl(out, counts), Collective::all_gather);
 }
 
 PendingWork ProcessGroup::exchange_async(std::span<const Exchange> messages) {
@@ -221,7 +245,7 @@ PendingWork ProcessGroup::exchange_async(std::span<const Exchange> messages) {
     if (message.peer == rank_) copy_local(message.receive, message.send);
   if (size_ == 1) return completed_work();
   count(Collective::exchange, bytes);
-  return timed(exchange_async_impl(messages));
+  return timed(exchange_async_impl(messages), Collective::exchange);
 }
 
 double ProcessGroup::all_reduce(double value, ReduceOp op) {

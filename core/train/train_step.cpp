@@ -35,6 +35,15 @@ void count_step(TrainCounters& counters, const GlobalBatch& batch, const StepMet
   counters.skipped_in_row = metrics.skipped ? counters.skipped_in_row + 1 : 0;
 }
 
+void run_micro_batches(TrainState& state) {
+  {
+    const TraceRange range("forward and backward", TraceLane::phase);
+    state.pipeline.run(state.stage);
+  }
+  const TraceRange range("gradient sync", TraceLane::phase);
+  state.gradients.finish_sync();
+}
+
 }  // namespace
 
 int64_t count_loss_tokens(const GlobalBatch& batch, ProcessGroup& group) {
@@ -57,8 +66,7 @@ StepMetrics train_step(TrainState& state, const GlobalBatch& batch) {
   state.stage.begin_step(
       batch.micro_batches,
       {.loss_tokens = metrics.loss_tokens, .micro_batches = global_micro_batches}, state.gradients);
-  state.pipeline.run(state.stage);
-  state.gradients.finish_sync();
+  run_micro_batches(state);
   reduce_losses(metrics, state.stage.loss_sums(),
                 static_cast<double>(state.config.num_layers * global_micro_batches), state.groups);
   metrics.gradient_norm = state.optimizer.gradient_norm();
@@ -67,6 +75,7 @@ StepMetrics train_step(TrainState& state, const GlobalBatch& batch) {
       learning_rate(state.config.optimizer, state.config.train_iters, state.optimizer.num_steps());
   metrics.skipped = any_rank_not_finite(state, metrics);
   if (!metrics.skipped) {
+    const TraceRange range("update", TraceLane::phase);
     state.optimizer.step(metrics.learning_rate,
                          clip_factor(metrics.gradient_norm, state.config.optimizer.clip_grad));
     state.gradients.gather_weights();

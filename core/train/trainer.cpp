@@ -9,6 +9,7 @@
 #include "core/layout_validate.h"
 #include "core/model/model_cost.h"
 #include "core/train/config_changes.h"
+#include "core/train/memory_options.h"
 #include "core/train/peak_flops.h"
 #include "core/train/stop_flag.h"
 #include "core/train/weights_file.h"
@@ -17,6 +18,8 @@ namespace phalanx {
 namespace {
 
 constexpr double kTera = 1e12;
+// Each of the few dozen pieces of memory is rounded up to whole lines.
+constexpr int64_t kRoundingBytes = int64_t{64} << 10;
 
 double flops_per_token(const RunConfig& config) {
   const ModelCost cost = model_cost(config.model, config.data.seq_length);
@@ -77,7 +80,9 @@ Trainer::Trainer(const RunConfig& config, Backend& backend, ProcessGroups& group
                              .num_micro_batches = num_micro_batches()});
   memory_ = memory_needs(stage_, memory_question());
   most_memory_ = groups.world->all_reduce(memory_.total(), ReduceOp::max);
-  if (backend.device() == Device::cpu) check_memory(memory_, *groups.world);
+  check_memory(memory_, backend.info(), *groups.world, [&](const MemoryRoom& room) {
+    return options_that_fit(setup_.config, groups.world->size(), backend.device(), room);
+  });
   open_data();
   allocate();
 }
@@ -107,7 +112,8 @@ MemoryQuestion Trainer::memory_question() const {
           .shape = {setup_.config.data.seq_length, setup_.config.training.micro_batch_size},
           .dtype = compute_dtype(setup_.config.training.precision),
           .saves = setup_.config.checkpoint.save_interval > 0,
-          .slots = slots_of(schedule_, stage_.num_chunks())};
+          .slots = slots_of(schedule_, stage_.num_chunks()),
+          .device = backend_.device()};
 }
 
 PipelineQuestion Trainer::pipeline_question() const {
@@ -120,6 +126,9 @@ PipelineQuestion Trainer::pipeline_question() const {
 void Trainer::allocate() {
   const RunConfig& config = setup_.config;
   const MemoryQuestion plan = memory_question();
+  const double given = config.training.peak_tflops * kTera;
+  peak_flops_ = given > 0 ? given : measure_peak_flops(backend_, plan.dtype);
+  backend_.reserve(memory_.on_device() + kRoundingBytes);
   const GradientBuffer::Options options = gradient_options(stage_, config.parallel);
   store_.allocate(backend_, plan.dtype, options.units);
   gradients_ = std::make_unique<GradientBuffer>(store_, backend_, groups_, options);
@@ -128,6 +137,10 @@ void Trainer::allocate() {
                                                       config.optimizer);
   optimizer_->initialise(static_cast<uint64_t>(config.training.seed));
   stage_.allocate(plan.shape, plan.dtype, plan.slots);
+  if (config.training.cuda_graph) {
+    const bool beside = groups_.dp_cp->size() > 1 && config.parallel.overlap_grad_reduce;
+    stage_.replay_micro_batches(beside ? PhdStage::ReplayLast::no : PhdStage::ReplayLast::yes);
+  }
   state_.emplace(TrainState{.config = {.optimizer = config.optimizer,
                                        .train_iters = config.training.train_iters,
                                        .z_loss_coeff = config.model.z_loss_coeff,
@@ -141,8 +154,10 @@ void Trainer::allocate() {
   if (config.training.replica_check_interval > 0)
     replica_check_ = std::make_unique<ReplicaCheck>(held_weights(store_, optimizer_->shards()),
                                                     backend_, *groups_.world);
-  const double given = config.training.peak_tflops * kTera;
-  peak_flops_ = given > 0 ? given : measure_peak_flops(backend_, plan.dtype);
+  if (!config.training.profile.empty())
+    profile_ = std::make_unique<StepProfile>(
+        parse_step_range(config.training.profile), config.training.run_dir + "/profile",
+        TraceOwner{groups_.world->rank(), groups_.world->size(), backend_.device()}, backend_);
 }
 
 std::string Trainer::describe(const DeviceMesh& mesh) const {
@@ -235,9 +250,11 @@ void Trainer::step() {
   bubble_.begin_step();
   if (communication_) communication_->take();  // what an evaluation moved is not the step's
   const GlobalBatch& batch = loader_->next();
+  if (profile_) profile_->begin_step(counters().step + 1);
   last_metrics_ = train_step(*state_, batch);
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  if (profile_) profile_->end_step(counters().step);  // after the clock: it writes files
   slowest_step_ = std::max(slowest_step_, seconds);
   bubble_.end_step(seconds);
   if (log_ != nullptr) log_->step(state_->counters, last_metrics_, seconds, communication_->take());
@@ -320,6 +337,7 @@ TrainingResult Trainer::run(const std::string& config_ini) {
     evaluated_step = counters().step;
   }
   say_why_stopped();
+  if (profile_) profile_->finish();
   log_bubble();
   checkpoints_->save_last();
   // A stopped run has little time left, so it does not evaluate.

@@ -6,12 +6,13 @@
 #include <optional>
 #include <string>
 
-#include "core/train/memory_needs.h"
+#include "core/train/memory_check.h"
 #include "core/train/metrics_log.h"
 #include "core/train/pipeline_report.h"
 #include "core/train/run_checkpoints.h"
 #include "core/train/run_setup.h"
 #include "core/train/run_training.h"
+#include "core/train/step_profile.h"
 #include "core/train/train_step.h"
 #include "core/train/validation_set.h"
 #include "parallel/replica_check.h"
@@ -69,6 +70,7 @@ class Trainer {
   std::unique_ptr<ValidationSet> validation_set_;  // absent without validation data
   std::optional<TrainState> state_;
   std::unique_ptr<ReplicaCheck> replica_check_;  // absent without an interval
+  std::unique_ptr<StepProfile> profile_;
   std::unique_ptr<RunCheckpoints> checkpoints_;
   bool resumed_ = false;
   int64_t order_samples_ = 0;  // that the data order is made for

@@ -34,11 +34,13 @@ struct TrainingConfig {
   int64_t seed = 1234;
   ComputePrecision precision = ComputePrecision::fp32;
   DeviceChoice device = DeviceChoice::automatic;
+  bool cuda_graph = false;
   int64_t threads = 0;        // per rank; 0: OpenMP's default
   int64_t eval_interval = 0;  // 0: no evaluation
   int64_t eval_iters = 10;
   int64_t log_interval = 1;
   std::string tensorboard_dir;         // empty: RUN/tensorboard
+  std::string profile;                 // steps to trace, "5" or "5-7"; empty: none
   double peak_tflops = 0.0;            // dense peak of one rank for MFU; 0: measured at start
   int64_t max_skipped_in_row = 10;     // NaN or infinite steps in a row before the run stops
   int64_t replica_check_interval = 0;  // steps; 0: never
@@ -56,7 +58,9 @@ void visit_fields(Config& config, Visitor& visit) {
         "sequences per step; 0: micro-batch-size x data-parallel ranks");
   visit("seed", config.seed, "seed of weights and data order");
   visit("precision", config.precision, "compute precision; masters and moments stay fp32");
-  visit("device", config.device, "where to compute");
+  visit("device", config.device, "where to compute; auto: on GPUs if every rank has one");
+  visit("cuda-graph", config.cuda_graph,
+        "record the work of a micro-batch once and replay it (device cuda, data parallelism only)");
   visit("threads", config.threads, "CPU threads per rank; 0: OpenMP's default");
   visit("max-skipped-in-row", config.max_skipped_in_row,
         "stop after this many NaN or infinite steps in a row");
@@ -68,6 +72,9 @@ void visit_fields(Config& config, Visitor& visit) {
   visit("eval-iters", config.eval_iters, "global batches per evaluation");
   visit("log-interval", config.log_interval, "steps between log lines");
   visit("tensorboard-dir", config.tensorboard_dir, "event files; empty: RUN-DIR/tensorboard");
+  visit("profile", config.profile,
+        "steps to trace, e.g. 5 or 5-7: Chrome traces (for Perfetto) and a table of ops in "
+        "RUN-DIR/profile");
   visit("peak-tflops", config.peak_tflops,
         "peak TFLOP/s of one rank for utilisation; 0: measured at start");
 }

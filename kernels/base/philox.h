@@ -39,6 +39,13 @@ class Philox {
   constexpr Philox(uint64_t seed, uint64_t stream) : seed_(seed), stream_(stream) {}
   Philox(uint64_t seed, std::string_view name) : Philox(seed, hash_name(name)) {}
 
+  /// The random bits of element `index`.
+  constexpr std::array<uint32_t, 4> draw(uint64_t index, uint32_t attempt) const {
+    return philox4x32({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), attempt,
+                       static_cast<uint32_t>(stream_)},
+                      seed_ ^ (stream_ & 0xffffffff00000000ULL));
+  }
+
   /// Uniform in (0, 1), 53 bits, from `index` and `attempt`.
   constexpr double uniform(uint64_t index, uint32_t attempt = 0) const {
     const auto bits = draw(index, attempt);
@@ -61,11 +68,6 @@ class Philox {
   }
 
  private:
-  constexpr std::array<uint32_t, 4> draw(uint64_t index, uint32_t attempt) const {
-    return philox4x32({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), attempt,
-                       static_cast<uint32_t>(stream_)},
-                      seed_ ^ (stream_ & 0xffffffff00000000ULL));
-  }
   uint64_t seed_;
   uint64_t stream_;
 };

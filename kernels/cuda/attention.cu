@@ -117,7 +117,24 @@ PositionRuns position_runs(const char* name, std::span<const PositionRange> runs
   return result;
 }
 
+constexpr bool is_mma_width(int64_t head_dim) {
+  return head_dim == 64 || head_dim == 96 || head_dim == 128;
+}
+
 }  // namespace
+
+bool attention_mma_supports(const AttentionLayout& layout,
+                            const AttentionForwardPointers<BFloat16>& at) {
+  return is_mma_width(layout.head_dim) &&
+         aligned_packs<BFloat16>(8, layout.head_dim, at.q, at.k, at.v, at.out);
+}
+
+bool attention_mma_supports(const AttentionLayout& layout,
+                            const AttentionBackwardPointers<BFloat16>& at) {
+  return is_mma_width(layout.head_dim) &&
+         aligned_packs<BFloat16>(8, layout.head_dim, at.q, at.k, at.v, at.dout, at.dq, at.dk,
+                                 at.dv);
+}
 
 AttentionLayout make_attention_layout(const AttentionInputs& inputs) {
   const Shape& q = inputs.q.shape;
@@ -150,7 +167,8 @@ void CudaBackend::attention_forward_impl(const Tensor& out, const Tensor& lse,
                                                .out = out.as<T>(),
                                                .lse = lse.as<Accumulator<T>>()};
     if constexpr (std::is_same_v<T, BFloat16>) {
-      if (attention_mma_supports(inputs)) return attention_mma_forward(layout, pointers, stream_);
+      if (attention_mma_supports(layout, pointers))
+        return attention_mma_forward(layout, pointers, stream_);
     }
     attention_generic_forward(layout, pointers, stream_);
   });
@@ -172,7 +190,8 @@ void CudaBackend::attention_backward_impl(const AttentionBackward& arguments,
                                                 .dk = arguments.gradients.dk.as<T>(),
                                                 .dv = arguments.gradients.dv.as<T>()};
     if constexpr (std::is_same_v<T, BFloat16>) {
-      if (attention_mma_supports(inputs)) return attention_mma_backward(layout, pointers, stream_);
+      if (attention_mma_supports(layout, pointers))
+        return attention_mma_backward(layout, pointers, stream_);
     }
     attention_generic_backward(layout, pointers, stream_);
   });

@@ -47,8 +47,11 @@ template <class T>
 void attention_generic_backward(const AttentionLayout& layout,
                                 const AttentionBackwardPointers<T>& pointers, cudaStream_t stream);
 
-/// bfloat16 on tensor cores by mma.sync, head dims 64, 96 and 128; tensors aligned to 16 bytes.
-bool attention_mma_supports(const AttentionInputs& inputs);
+/// bfloat16 on tensor cores by mma.sync: head dims 64, 96 and 128, tensors aligned to 16 bytes.
+bool attention_mma_supports(const AttentionLayout& layout,
+                            const AttentionForwardPointers<BFloat16>& pointers);
+bool attention_mma_supports(const AttentionLayout& layout,
+                            const AttentionBackwardPointers<BFloat16>& pointers);
 void attention_mma_forward(const AttentionLayout& layout,
                            const AttentionForwardPointers<BFloat16>& pointers, cudaStream_t stream);
 void attention_mma_backward(const AttentionLayout& layout,

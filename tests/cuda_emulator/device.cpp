@@ -4,7 +4,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
+#include <deque>
 #include <map>
 
 #include "tests/cuda_emulator/counters.h"
@@ -59,7 +59,8 @@ void break_device(cudaError_t code, const std::string& text) {
   const std::lock_guard lock(broken_mutex);
   std::fprintf(stderr, "CUDA emulator: %s\n", text.c_str());
   if (broken != cudaSuccess) return;
-  broken_text = strdup(text.c_str());  // kept: programs hold on to texts of errors
+  static auto* texts = new std::deque<std::string>;  // programs hold on to texts of errors
+  broken_text = texts->emplace_back(text).c_str();
   broken = code;
 }
 

@@ -111,15 +111,18 @@ void Scheduler::run_threads() {
   Thread& thread = *self_;
   thread.state = Thread::State::running;
   threadIdx = thread.index;
+  Fiber* const mine = thread.fiber;
+  Thread* next = nullptr;
   try {
     (*block_->body)();
+    thread.state = Thread::State::finished;
+    ++num_finished_;
+    next = choose();
+  } catch (const KernelError& error) {
+    error_ = error.what();
   } catch (const std::exception& error) {
     error_ = place_text(&thread) + "an exception in device code: " + error.what();
   }
-  thread.state = Thread::State::finished;
-  ++num_finished_;
-  Fiber* const mine = thread.fiber;
-  Thread* const next = error_.empty() ? choose() : nullptr;
   if (next == nullptr) {
     if (error_.empty() && num_finished_ < threads_.size()) error_ = stuck_text();
     free_fibers_.push_back(mine);
@@ -222,12 +225,9 @@ bool Scheduler::wake_somebody() {
   }
 }
 
+/// Unwinds the thread's stack, so that nothing on it leaks; the other threads' hold nothing.
 void Scheduler::fail(const Site& site, const std::string& text) {
-  error_ = place_text(self_) + site.text() + ": " + text;
-  Thread& me = *self_;
-  self_ = nullptr;
-  switch_context(*me.fiber, host_);
-  std::abort();
+  throw KernelError(place_text(self_) + site.text() + ": " + text);
 }
 
 namespace {

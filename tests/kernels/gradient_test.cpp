@@ -29,7 +29,7 @@ class Gradient : public testing::Test {
     EXPECT_GT(std::abs(expected), 1e-3) << what << ": a gradient of 0 tests nothing";
   }
 
-  OpBench bench{Device::cpu};
+  OpBench bench{test_device()};
   Backend& ops = bench.backend();
 };
 

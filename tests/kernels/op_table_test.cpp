@@ -62,7 +62,11 @@ TEST_P(OpTable, TruncatedNormalDrawsAtGlobalIndices) {
     const auto index = static_cast<uint64_t>((4 + i / 11) * columns + 26 + i % 11);
     expected[i] = round_to(dtype, 0.02 * random.truncated_normal(index, 3.0));
   }
-  expect_within(bench.download(w), expected, 0.0, "truncated_normal");
+  // The draws are the same bits everywhere; the logarithms and angles of a device may differ from
+  // the host's in the last bits of a double.
+  const bool same_functions = GetParam().device == Device::cpu || dtype != DType::f64;
+  expect_within(bench.download(w), expected,
+                same_functions ? 0.0 : tolerance(DType::f64, 1, 3.0 * 0.02), "truncated_normal");
 }
 
 struct ProductSize {

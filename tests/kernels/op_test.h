@@ -26,18 +26,23 @@ class OpBench {
 
   Backend& backend() { return *backend_; }
 
+  /// Tensors made from now on begin `elements` elements behind an aligned address, as slices do.
+  void begin_tensors_at(int64_t elements) { lead_ = elements; }
+
   /// A tensor full of NaN (0xff bytes; -1 for integers): an op must overwrite all of it.
   Tensor poisoned(const Shape& shape, DType dtype) {
     Tensor tensor{.data = nullptr, .shape = shape, .dtype = dtype, .device = backend_->device()};
-    const int64_t bytes = tensor.bytes() + kGuardBytes;
-    blocks_.push_back(backend_->allocate(bytes));
-    tensor.data = blocks_.back().get();
-    tensors_.push_back(tensor);
+    const int64_t lead = lead_ * dtype_bytes(dtype);
     Tensor raw = tensor;
-    raw.shape = {bytes};
+    raw.shape = {lead + tensor.bytes() + kGuardBytes};
     raw.dtype = DType::u8;
-    const std::vector<uint8_t> poison(static_cast<size_t>(bytes), 0xff);
+    blocks_.push_back(backend_->allocate(raw.bytes()));
+    raw.data = blocks_.back().get();
+    const std::vector<uint8_t> poison(static_cast<size_t>(raw.bytes()), 0xff);
     backend_->upload(raw, poison.data());
+    tensor.data = static_cast<char*>(raw.data) + lead;
+    guards_.push_back(raw.slice(0, lead));
+    guards_.push_back(raw.slice(lead + tensor.bytes(), raw.bytes()));
     return tensor;
   }
 
@@ -63,17 +68,14 @@ class OpBench {
     });
   }
 
-  /// Fails the test if an op wrote beyond the end of a tensor.
+  /// Fails the test if an op wrote before the beginning or beyond the end of a tensor.
   void expect_guards_intact() {
-    for (const Tensor& tensor : tensors_) {
-      Tensor guard{.data = static_cast<char*>(tensor.data) + tensor.bytes(),
-                   .shape = {kGuardBytes},
-                   .dtype = DType::u8,
-                   .device = tensor.device};
-      std::vector<uint8_t> bytes(kGuardBytes);
+    for (size_t i = 0; i < guards_.size(); ++i) {
+      const Tensor& guard = guards_[i];
+      std::vector<uint8_t> bytes(static_cast<size_t>(guard.bytes()));
       backend_->download(bytes.data(), guard);
-      EXPECT_EQ(std::count(bytes.begin(), bytes.end(), 0xff), kGuardBytes)
-          << "written beyond tensor " << tensor.shape.to_string();
+      EXPECT_EQ(std::count(bytes.begin(), bytes.end(), 0xff), guard.bytes())
+          << "written " << (i % 2 == 0 ? "before" : "beyond") << " tensor " << i / 2;
     }
   }
 
@@ -94,7 +96,8 @@ class OpBench {
 
   std::unique_ptr<Backend> backend_;
   std::vector<std::shared_ptr<void>> blocks_;
-  std::vector<Tensor> tensors_;
+  std::vector<Tensor> guards_;  // before and beyond each tensor
+  int64_t lead_ = 0;            // elements
 };
 
 struct OpCase {

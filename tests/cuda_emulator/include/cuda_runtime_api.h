@@ -2,7 +2,7 @@
 // signatures. What they do is written in tests/cuda_emulator/*.cpp.
 #pragma once
 
-#include "driver_types.h"
+#include <driver_types.h>
 
 #define CUDART_VERSION 13000
 

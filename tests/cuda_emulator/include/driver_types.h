@@ -3,7 +3,7 @@
 
 #include <stddef.h>
 
-#include "vector_types.h"
+#include <vector_types.h>
 
 enum cudaError {
   cudaSuccess = 0,
