@@ -79,13 +79,14 @@ void fence_async_proxy(const Site& site) {
   fence_barrier_init(site);
 }
 
-void announce_bytes(uint64_t* barrier, uint32_t bytes, const Site& site) {
-  fail_if(find_barrier(barrier, site).expect(bytes), site);
+void arrive_at_barrier(uint64_t* barrier, uint32_t bytes, const Site& site) {
+  Mbarrier& object = find_barrier(barrier, site);
+  fail_if(object.expect(bytes), site);
+  fail_if(object.arrive(), site);
 }
 
-void arrive_at_barrier(uint64_t* barrier, uint32_t bytes, const Site& site) {
-  announce_bytes(barrier, bytes, site);
-  fail_if(find_barrier(barrier, site).arrive(), site);
+void expect_at_barrier(uint64_t* barrier, uint32_t bytes, const Site& site) {
+  fail_if(find_barrier(barrier, site).expect(bytes), site);
 }
 
 void wait_for_barrier(uint64_t* barrier, uint32_t parity, const Site& site) {
