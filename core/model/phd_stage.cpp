@@ -74,7 +74,7 @@ struct PhdStage::Impl {
   std::span<const MicroBatch> micro_batches;
   StepSizes sizes;
   bool training = true;  // the loss computes its gradient too
-  bool busy = false;     // the device may still read the batches of the last step
+  SequenceLoader::DeviceState device = SequenceLoader::DeviceState::idle;
   std::optional<ReplayedMicroBatch> replay;
   ReplayLast replay_last = ReplayLast::no;
   GradientBuffer* gradients = nullptr;
@@ -167,16 +167,15 @@ RouterLoss PhdStage::Impl::router_loss() const {
 LossSums PhdStage::Impl::read_sums() {
   double host[4] = {0, 0, 0, 0};
   ops.download(host, sums);
-  busy = false;
+  device = SequenceLoader::DeviceState::idle;
   return {.cross_entropy = host[0], .z = host[1], .router_balance = host[2], .router_z = host[3]};
 }
 
 void PhdStage::Impl::begin(std::span<const MicroBatch> batches, const StepSizes& step_sizes) {
-  using enum SequenceLoader::DeviceState;
   micro_batches = batches;
   sizes = step_sizes;
-  loader->begin_step(batches, busy ? SequenceLoader::DeviceState::busy : idle);
-  busy = true;
+  loader->begin_step(batches, device);
+  device = SequenceLoader::DeviceState::busy;
 }
 
 void PhdStage::Impl::forward_loss(ModelChunk& chunk, ChunkState& state) {
@@ -387,7 +386,7 @@ std::vector<float> PhdStage::last_copy_logits(const MicroBatch& micro_batch, int
   impl_->ops.copy(single, logits);
   std::vector<float> host(static_cast<size_t>(single.numel()));
   impl_->ops.download(host.data(), single);
-  impl_->busy = false;
+  impl_->device = SequenceLoader::DeviceState::idle;
   return host;
 }
 

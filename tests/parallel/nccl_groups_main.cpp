@@ -1,6 +1,7 @@
 // The checks of process groups on device tensors over NCCL, under mpirun with a GPU for each rank.
 // With `--faults` also what happens to operations that fail or never end; only the emulated NCCL
-// can be told to do that. Exits non-zero if any rank fails.
+// can be told to do that. With `--shared-gpu` the ranks have one GPU together, and MPI carries
+// their tensors. Exits non-zero if any rank fails.
 #include <cstdlib>
 #include <string_view>
 
@@ -180,13 +181,31 @@ void run(const MpiSession& session, bool faults) {
   check_fault(session, *backend, "error", "failed in NCCL: remote process exited");
 }
 
+void run_on_shared_gpu(const MpiSession& session) {
+  const auto backend = make_backend(Device::cuda, {.local_rank = session.rank()});
+  const DeviceMesh mesh(ParallelConfig{}, session.size());
+  expect_words(
+      failure_of([&] { make_device_process_groups(mesh, *backend, Communication::nccl); }),
+      {"--comm nccl is not possible", "ranks 0 and 1 share one GPU", "--comm mpi"});
+  ProcessGroups groups = make_device_process_groups(mesh, *backend, Communication::automatic);
+  check_order(*groups.world, *backend);
+  check_group(std::move(groups.dp), *backend);
+  check_group(std::move(groups.tp), *backend);
+  check_pipelines(std::move(groups.world), *backend);
+}
+
 }  // namespace
 }  // namespace phalanx::test
 
 int main(int argc, char** argv) {
   phalanx::MpiSession session(&argc, &argv);
   try {
-    phalanx::test::run(session, argc > 1 && std::string_view(argv[1]) == "--faults");
+    const std::string_view mode = argc > 1 ? argv[1] : "";
+    if (mode == "--shared-gpu") {
+      phalanx::test::run_on_shared_gpu(session);
+    } else {
+      phalanx::test::run(session, mode == "--faults");
+    }
   } catch (const std::exception& error) {
     phalanx::log_info("rank {}: {}", session.rank(), error.what());
     phalanx::MpiSession::abort(1);

@@ -5,8 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "cublas_types.h"
-#include "cuda_runtime_api.h"
+#include <cublas_types.h>
+#include <cuda_runtime_api.h>
 
 typedef struct cublasLtContext* cublasLtHandle_t;
 

@@ -5,7 +5,7 @@
 #include <climits>
 #include <cstddef>
 
-#include "cuda_runtime.h"
+#include <cuda_runtime.h>
 
 #define NCCL_UNIQUE_ID_BYTES 128
 #define NCCL_SPLIT_NOCOLOR (-1)
