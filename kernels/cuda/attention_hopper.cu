@@ -170,7 +170,7 @@ __device__ void consume(typename F::Shared& shared, const AttentionLayout& layou
 }
 
 template <int kWidth>
-__global__ void __launch_bounds__(Forward<kWidth>::kThreads, 1)
+__global__ void __launch_bounds__(hopper_threads(Forward<kWidth>::kThreads), 1)
     attention_forward_kernel(const __grid_constant__ ForwardMaps maps,
                              const __grid_constant__ AttentionLayout layout, BFloat16* out,
                              float* lse) {
@@ -213,6 +213,22 @@ void forward(const AttentionLayout& layout, const AttentionForwardPointers<BFloa
 }
 
 }  // namespace
+
+bool attention_hopper_is_there() {
+  static const bool is_there = [] {
+    int device = 0;
+    int major = 0;
+    cuda_check(cudaGetDevice(&device), "cudaGetDevice");
+    cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+               "cudaDeviceGetAttribute");
+    if (major != 9) return false;
+    cudaFuncAttributes code{};  // hopper_threads() marks code that cannot be used
+    cuda_check(cudaFuncGetAttributes(&code, attention_forward_kernel<128>),
+               "cudaFuncGetAttributes");
+    return code.maxThreadsPerBlock >= Forward<128>::kThreads;
+  }();
+  return is_there;
+}
 
 void attention_hopper_forward(const AttentionLayout& layout,
                               const AttentionForwardPointers<BFloat16>& pointers,

@@ -240,7 +240,7 @@ __device__ void store_key_gradients(const float (&dk)[G::kWidth / 2],
 }
 
 template <int kWidth>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(hopper_threads(kThreads), 1)
     key_gradient_kernel(const __grid_constant__ BackwardMaps maps,
                         const __grid_constant__ AttentionLayout layout,
                         const AttentionBackwardPointers<BFloat16> pointers) {
@@ -345,7 +345,7 @@ __device__ void sum_query_gradients(typename G::Shared& shared, float (&dq)[G::k
 }
 
 template <int kWidth>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(hopper_threads(kThreads), 1)
     query_gradient_kernel(const __grid_constant__ BackwardMaps maps,
                           const __grid_constant__ AttentionLayout layout,
                           const AttentionBackwardPointers<BFloat16> pointers) {

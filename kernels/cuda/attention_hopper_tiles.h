@@ -11,6 +11,13 @@ namespace phalanx {
 inline constexpr float kLog2E = 1.4426950408889634F;
 inline constexpr int kWarpgroupRows = 64;  // rows of a product of one warpgroup
 
+/// Threads that a kernel of this file's kind may be launched with: few in code for an architecture
+/// that has not Hopper's own instructions, because its body is then empty. The runtime knows the
+/// number, and so the program knows the code.
+constexpr int hopper_threads(int threads) {
+  return kHopperCode ? threads : kWarp;
+}
+
 /// `kRows` rows of 64 or 128 values of bf16, as TMA brings them (wgmma_layout.h). Heads of other
 /// widths are padded with zeros by TMA.
 template <int kRows, int kWidth>
@@ -78,7 +85,7 @@ struct RingPlace {
   /// Parity to wait for, of "filled" by who reads, of "free" by who fills. The first round's
   /// buffers are free from the start: on a fresh barrier the parity 1 counts as past.
   __device__ uint32_t filled() const { return round & 1; }
-  __device__ uint32_t free() const { return round & 1 ^ 1; }
+  __device__ uint32_t free() const { return (round + 1) & 1; }
 };
 
 /// Warps arrive, not threads: lane 0, once all lanes have read what the barrier protects.
