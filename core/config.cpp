@@ -123,12 +123,6 @@ void validate_optimizer(Problems& problems, const RunConfig& config) {
            o.lr_warmup_iters, decay_iters, decay_iters);
 }
 
-// What options describe and this version does not do.
-void validate_support(Problems& problems, const RunConfig& config) {
-  if (config.training.device == DeviceChoice::cuda)
-    report(problems, "device cuda is not supported by this version yet; use cpu");
-}
-
 void validate_prefixes(Problems& problems, std::string_view option,
                        const std::vector<std::string>& words) {
   if (words.empty()) return;
@@ -177,7 +171,6 @@ std::vector<std::string> validate(const RunConfig& config, int64_t world_size) {
   validate_checkpoint(problems, config);
   validate_optimizer(problems, config);
   append(problems, validate_layout(config, world_size));
-  validate_support(problems, config);
   validate_data(problems, config.data);
   return problems;
 }

@@ -175,6 +175,43 @@ void validate_recompute(Problems& problems, const RunConfig& config) {
            "data-parallel-sharding-strategy optim, or pipeline-schedule 1f1b");
 }
 
+// A recording holds what the GPU does: whatever a rank decides or sends in between stays out of it.
+void validate_cuda_graph(Problems& problems, const RunConfig& config) {
+  if (!config.training.cuda_graph) return;
+  const ParallelConfig& parallel = config.parallel;
+  const std::pair<std::string_view, int64_t> sizes[] = {
+      {"pipeline-model-parallel-size", parallel.pipeline_model_parallel_size},
+      {"num-virtual-stages-per-pipeline-rank", parallel.num_virtual_stages_per_pipeline_rank},
+      {"tensor-model-parallel-size", parallel.tensor_model_parallel_size},
+      {"context-parallel-size", parallel.context_parallel_size}};
+  for (const auto& [option, size] : sizes)
+    if (size > 1)
+      report(problems,
+             "cuda-graph records a micro-batch without messages between ranks, and {} {} has some; "
+             "try {} 1, or leave cuda-graph out",
+             option, size, option);
+  const auto kind = parallel.pipeline_schedule;
+  if (kind == PipelineScheduleKind::gpipe || kind == PipelineScheduleKind::zero_bubble)
+    report(problems,
+           "cuda-graph records one micro-batch in flight, and pipeline-schedule {} keeps several; "
+           "use auto, or leave cuda-graph out",
+           enum_name(kind));
+  if (!config.training.profile.empty())
+    report(problems,
+           "cuda-graph replays ops without their names, and profile {} wants them; leave one out",
+           config.training.profile);
+  if (config.model.num_experts > 0)
+    report(problems,
+           "cuda-graph records work of fixed sizes, and experts (num-experts {}) get other rows "
+           "every time; leave cuda-graph out",
+           config.model.num_experts);
+  if (parallel.data_parallel_sharding_strategy == DataParallelSharding::optim_grads_params)
+    report(problems,
+           "cuda-graph records a micro-batch without messages between ranks, and "
+           "data-parallel-sharding-strategy optim_grads_params gathers every layer; use optim, or "
+           "leave cuda-graph out");
+}
+
 }  // namespace
 
 std::vector<std::string> validate_layout(const RunConfig& config, int64_t world_size) {
@@ -187,6 +224,7 @@ std::vector<std::string> validate_layout(const RunConfig& config, int64_t world_
   validate_positions(problems, config);
   validate_pipeline(problems, config, world_size);
   validate_recompute(problems, config);
+  validate_cuda_graph(problems, config);
   append(problems, validate_experts(config.model, parallel));
   return problems;
 }

@@ -75,49 +75,118 @@ struct PresentKeys {
   int64_t end_copy = std::numeric_limits<int64_t>::max();
 };
 
-/// Visits the blocks of one copy that obey the pattern over original keys. Blocks start at
-/// multiples of `block_size` whatever the tile, because then an original adds up its keys in the
-/// same order for every K, and its output is the same bit for bit.
-template <class Visit>
-constexpr void for_each_causal_block(const AttentionMask& mask, const QueryTile& tile, int64_t copy,
-                                     PositionRange keys, int64_t block_size, Visit&& visit) {
-  const bool own_visible = mask.visibility == CopyVisibility::local || copy <= tile.first_copy;
-  const int64_t last_full = own_visible ? tile.first_position : tile.first_position - 1;
-  const int64_t end = std::min(keys.end, tile.last_position + 1);
-  int64_t begin = std::max(keys.begin, tile.first_document / block_size * block_size);
-  while (begin < end) {
-    int64_t next = (begin / block_size + 1) * block_size;
-    if (mask.pattern != KeyPattern::full) {
-      next = std::min(next, (begin / mask.block + 1) * mask.block);
+/// First pattern block from `block` on that some row of a tile may see whose first query block is
+/// `first_query`: what lies between is skipped without being looked at.
+constexpr int64_t next_visible_block(const AttentionMask& mask, int64_t first_query,
+                                     int64_t block) {
+  switch (mask.pattern) {
+    case KeyPattern::full:
+      return block;
+    case KeyPattern::sink_window:
+      if (block < mask.sink_blocks) return block;
+      return std::max(block, first_query - mask.window_blocks + 1);
+    case KeyPattern::strided: {
+      const int64_t stride = mask.stride_blocks;
+      const int64_t multiple = (block + stride - 1) / stride * stride;
+      return std::min(multiple, std::max(block, first_query - mask.local_blocks + 1));
     }
-    next = std::min(next, keys.end);
-    const PatternCover cover = pattern_cover(mask, tile, begin);
-    const bool full = cover.all && next - 1 <= last_full && begin >= tile.last_document;
-    if (cover.some && next > tile.first_document) visit(KeyBlock{copy, begin, next, full});
-    begin = next;
   }
+  return block;
 }
 
-/// Calls visit(KeyBlock) for each block of at most `block_size` keys inside `keys` that some row of
-/// the tile may see, in the order of the sums: originals first, then hidden copies.
+/// Whether some or all rows of the tile see keys `keys` of `copy`, which lie in one pattern block.
+/// `some` may be true of keys that nobody sees, never the reverse; `all` is never true wrongly.
+constexpr PatternCover block_cover(const AttentionMask& mask, const QueryTile& tile, int64_t copy,
+                                   PositionRange keys) {
+  if (keys.begin > tile.last_position || keys.end <= tile.first_document) return {false, false};
+  if (mask.visibility == CopyVisibility::local && copy > 0) {
+    const bool some =
+        tile.last_copy > 0 && keys.end > mask.first_hidden_position(tile.first_position);
+    return {some, false};
+  }
+  const bool own_visible = mask.visibility == CopyVisibility::local || copy <= tile.first_copy;
+  const int64_t last_full = own_visible ? tile.first_position : tile.first_position - 1;
+  const PatternCover cover = pattern_cover(mask, tile, keys.begin);
+  return {cover.some, cover.all && keys.end - 1 <= last_full && keys.begin >= tile.last_document};
+}
+
+/// The blocks of at most `block_size` keys that some row of a tile may see, one after the other in
+/// the order of the sums: originals first, then hidden copies.
+///
+/// Blocks of originals start at multiples of `block_size` whatever the tile, because then an
+/// original adds up its keys in the same order for every K, and its output is the same bit for bit.
+class KeyBlocks {
+ public:
+  constexpr KeyBlocks(const AttentionMask& mask, const QueryTile& tile, const PresentKeys& keys,
+                      int64_t block_size)
+      : present_(keys.positions),
+        copy_(keys.first_copy),
+        end_copy_(std::min(keys.end_copy, mask.copies)),
+        block_size_(block_size) {
+    begin_copy(mask, tile);
+  }
+
+  /// Writes the next block and returns true, or returns false after the last.
+  constexpr bool next(const AttentionMask& mask, const QueryTile& tile, KeyBlock& block) {
+    for (; copy_ < end_copy_; ++copy_, begin_copy(mask, tile)) {
+      const bool causal = is_causal(mask);
+      while (begin_ < end_) {
+        block = {copy_, begin_, causal ? causal_end(mask) : std::min(begin_ + block_size_, end_),
+                 false};
+        begin_ = block.end;
+        const PatternCover cover = block_cover(mask, tile, copy_, {block.begin, block.end});
+        block.full = cover.all;
+        if (cover.some) return true;
+        if (causal) skip_pattern(mask, tile);
+      }
+    }
+    return false;
+  }
+
+ private:
+  constexpr bool is_causal(const AttentionMask& mask) const {
+    return copy_ == 0 || mask.visibility == CopyVisibility::naive;
+  }
+  constexpr int64_t causal_end(const AttentionMask& mask) const {
+    int64_t end = (begin_ / block_size_ + 1) * block_size_;
+    if (mask.pattern != KeyPattern::full) {
+      end = std::min(end, (begin_ / mask.block + 1) * mask.block);
+    }
+    return std::min(end, present_.end);
+  }
+  constexpr void skip_pattern(const AttentionMask& mask, const QueryTile& tile) {
+    if (mask.pattern == KeyPattern::full) return;
+    const int64_t block = begin_ / mask.block;
+    const int64_t visible = next_visible_block(mask, tile.first_position / mask.block, block);
+    if (visible > block) begin_ = visible * mask.block;
+  }
+  constexpr void begin_copy(const AttentionMask& mask, const QueryTile& tile) {
+    if (copy_ >= end_copy_) return;
+    end_ = std::min(present_.end, tile.last_position + 1);
+    if (is_causal(mask)) {
+      begin_ = std::max(present_.begin, tile.first_document / block_size_ * block_size_);
+      return;
+    }
+    const int64_t first = mask.first_hidden_position(tile.first_position);
+    begin_ = std::max(present_.begin, std::max(tile.first_document, first));
+    if (tile.last_copy == 0) copy_ = end_copy_;  // originals see no hidden copy
+  }
+
+  PositionRange present_;
+  int64_t copy_;
+  int64_t end_copy_;
+  int64_t block_size_;
+  int64_t begin_ = 0;  // of the blocks of copy_ still to come
+  int64_t end_ = 0;
+};
+
+/// Calls visit(KeyBlock) for each of them.
 template <class Visit>
 constexpr void for_each_key_block(const AttentionMask& mask, const QueryTile& tile,
                                   const PresentKeys& keys, int64_t block_size, Visit&& visit) {
-  const bool naive = mask.visibility == CopyVisibility::naive;
-  const int64_t end_copy = std::min(keys.end_copy, mask.copies);
-  const int64_t end_causal = naive ? end_copy : std::min<int64_t>(end_copy, 1);
-  for (int64_t copy = keys.first_copy; copy < end_causal; ++copy) {
-    for_each_causal_block(mask, tile, copy, keys.positions, block_size, visit);
-  }
-  if (naive || tile.last_copy == 0) return;
-  const int64_t first = std::max(
-      {keys.positions.begin, tile.first_document, mask.first_hidden_position(tile.first_position)});
-  const int64_t end = std::min(keys.positions.end, tile.last_position + 1);
-  for (int64_t copy = std::max<int64_t>(keys.first_copy, 1); copy < end_copy; ++copy) {
-    for (int64_t begin = first; begin < end; begin += block_size) {
-      visit(KeyBlock{copy, begin, std::min(begin + block_size, end), false});
-    }
-  }
+  KeyBlocks blocks(mask, tile, keys, block_size);
+  KeyBlock block;
+  while (blocks.next(mask, tile, block)) visit(block);
 }
 
 }  // namespace phalanx

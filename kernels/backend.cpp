@@ -7,18 +7,6 @@
 
 namespace phalanx {
 
-void Backend::upload(const Tensor& target, const void* source) {
-  OpScope scope("upload", device());
-  scope.placed("target", target);
-  upload_impl(target, source);
-}
-
-void Backend::download(void* target, const Tensor& source) {
-  OpScope scope("download", device());
-  scope.placed("source", source);
-  download_impl(target, source);
-}
-
 void Backend::zero(const Tensor& y) {
   OpScope scope("zero", device());
   scope.placed("y", y);
@@ -193,6 +181,17 @@ void Backend::cross_entropy_backward(const Tensor& logits, const Tensor& stats,
   scope.matrix("stats", stats, logits.shape.rows(), 3, accumulator_dtype(logits.dtype));
   scope.elements("targets", options.targets, logits.shape.rows(), DType::i32);
   cross_entropy_backward_impl(logits, stats, options);
+}
+
+void Backend::cross_entropy_merge(const Tensor& stats, const Tensor& parts) {
+  OpScope scope("cross_entropy_merge", device());
+  scope.floating("stats", stats);
+  scope.rank("parts", parts, 3);
+  scope.require(parts.shape[0] >= 1 && parts.shape[2] == 3, "parts", parts,
+                "must be [ranks, rows, 3]");
+  scope.matrix("stats", stats, parts.shape[1], 3, accumulator_dtype(stats.dtype));
+  scope.typed("parts", parts, stats.dtype);
+  cross_entropy_merge_impl(stats, parts);
 }
 
 void Backend::cross_entropy_loss(const Tensor& sums, const Tensor& stats,

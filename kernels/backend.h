@@ -9,30 +9,18 @@
 // that grows with the problem. One thread calls; the backend threads inside.
 #pragma once
 
-#include <memory>
-#include <string>
-
-#include "kernels/base/trace.h"
+#include "kernels/device_ops.h"
 #include "kernels/moe_ops.h"
 #include "kernels/op_arguments.h"
 
 namespace phalanx {
 
-/// The ops below and those of MoeOps.
-class Backend : public MoeOps {
+/// The ops below, those of MoeOps, and the device itself.
+class Backend : public DeviceOps, public MoeOps {
  public:
-  /// Device memory, zeroed and aligned to Arena::kAlignment; freed with the last owner.
-  virtual std::shared_ptr<void> allocate(int64_t bytes) = 0;
-  /// Waits until all work handed in so far is done.
-  virtual void synchronize() = 0;
-  /// For profiles: of a device that works on its own; null if ops are done when they return.
-  virtual std::unique_ptr<DeviceClock> device_clock() { return nullptr; }
+  Device device() const override = 0;
 
   // --- copies ---
-  /// Host memory to a tensor on the device; returns when `source` may be reused.
-  void upload(const Tensor& target, const void* source);
-  /// Tensor to host memory; returns when the bytes are there.
-  void download(void* target, const Tensor& source);
   /// y = 0.
   void zero(const Tensor& y);
   /// y = x, converting between floating dtypes; same number of elements.
@@ -126,6 +114,9 @@ class Backend : public MoeOps {
   /// this rank's columns. logits [rows, V/tp] T or acc.
   void cross_entropy_forward(const Tensor& stats, const Tensor& logits,
                              const CrossEntropyOptions& options);
+  /// stats [rows, 3] acc of whole rows from parts [ranks, rows, 3] acc, the ranks' own stats: the
+  /// softmax over a row that is cut over ranks. Sums in f64, in the order of the ranks.
+  void cross_entropy_merge(const Tensor& stats, const Tensor& parts);
   /// In place: logits become loss_scale * ((1 + 2 z_loss lse) softmax - onehot(target)); rows with
   /// an ignored target and padded columns become 0. stats are global (over tp).
   void cross_entropy_backward(const Tensor& logits, const Tensor& stats,
@@ -140,8 +131,6 @@ class Backend : public MoeOps {
   void add_sum_squares(const Tensor& sum, const Tensor& x);
 
  private:
-  virtual void upload_impl(const Tensor& target, const void* source) = 0;
-  virtual void download_impl(void* target, const Tensor& source) = 0;
   virtual void zero_impl(const Tensor& y) = 0;
   virtual void copy_impl(const Tensor& y, const Tensor& x) = 0;
   virtual void add_impl(const Tensor& y, const Tensor& a, const Tensor& b) = 0;
@@ -184,6 +173,7 @@ class Backend : public MoeOps {
                                     const Tensor& gate_up) = 0;
   virtual void cross_entropy_forward_impl(const Tensor& stats, const Tensor& logits,
                                           const CrossEntropyOptions& options) = 0;
+  virtual void cross_entropy_merge_impl(const Tensor& stats, const Tensor& parts) = 0;
   virtual void cross_entropy_backward_impl(const Tensor& logits, const Tensor& stats,
                                            const CrossEntropyOptions& options) = 0;
   virtual void cross_entropy_loss_impl(const Tensor& sums, const Tensor& stats,

@@ -16,6 +16,7 @@ class NullBackend final : public Backend {
 
  private:
   void upload_impl(const Tensor&, const void*) override {}
+  void upload_columns_impl(const Tensor&, int64_t, int64_t, const void*) override {}
   void download_impl(void*, const Tensor&) override {}
   void zero_impl(const Tensor&) override {}
   void copy_impl(const Tensor&, const Tensor&) override {}
@@ -49,6 +50,7 @@ class NullBackend final : public Backend {
   void swiglu_backward_impl(const Tensor&, const Tensor&, const Tensor&) override {}
   void cross_entropy_forward_impl(const Tensor&, const Tensor&,
                                   const CrossEntropyOptions&) override {}
+  void cross_entropy_merge_impl(const Tensor&, const Tensor&) override {}
   void cross_entropy_backward_impl(const Tensor&, const Tensor&,
                                    const CrossEntropyOptions&) override {}
   void cross_entropy_loss_impl(const Tensor&, const Tensor&, const CrossEntropyOptions&) override {}

@@ -43,17 +43,41 @@ if(NOT PHALANX_CUDA STREQUAL "OFF")
 endif()
 message(STATUS "CUDA backend: ${PHALANX_HAS_CUDA}")
 
-set(device_sources ${CMAKE_SOURCE_DIR}/kernels/make_backend.cpp)
+set(PHALANX_HAS_NCCL OFF)
+if(PHALANX_HAS_CUDA AND PHALANX_NCCL AND NCCL_LIBRARY AND NCCL_INCLUDE)
+  set(PHALANX_HAS_NCCL ON)
+endif()
+message(STATUS "NCCL groups: ${PHALANX_HAS_NCCL}")
+
+set(device_sources ${CMAKE_SOURCE_DIR}/kernels/make_backend.cpp
+                   ${CMAKE_SOURCE_DIR}/parallel/make_device_process_groups.cpp)
 add_library(phalanx_device OBJECT ${device_sources})
-target_link_libraries(phalanx_device PUBLIC phalanx_kernels)
+target_link_libraries(phalanx_device PUBLIC phalanx_parallel)
+
+# Registers that spill and stack frames make a kernel's speed a matter of luck, so ptxas refuses them.
+set(PTXAS_STRICT --warn-on-spills,--warn-on-local-memory-usage,--warning-as-error)
 
 if(PHALANX_HAS_CUDA)
   file(GLOB cuda_sources CONFIGURE_DEPENDS kernels/cuda/*.cu kernels/cuda/*.cpp)
   add_library(phalanx_cuda STATIC ${cuda_sources})
+  set(strict_sources ${cuda_sources})
+  # The double cosine of the library needs a frame; these run once.
+  list(FILTER strict_sources EXCLUDE REGEX "/(random|split_heads)\\.cu$")
+  set_source_files_properties(${strict_sources} PROPERTIES COMPILE_OPTIONS
+    "$<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=${PTXAS_STRICT}>")
   target_include_directories(phalanx_cuda SYSTEM PUBLIC ${CUDAToolkit_INCLUDE_DIRS})
   target_compile_options(phalanx_cuda PRIVATE
-    "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-lineinfo;-Werror=all-warnings;-Xcompiler=-Wall,-Wextra>")
+    "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-lineinfo;-Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Wno-missing-field-initializers>")
   target_link_libraries(phalanx_cuda PUBLIC phalanx_kernels CUDA::cudart_static ${CUBLASLT_LIBRARY})
   target_compile_definitions(phalanx_device PRIVATE PHALANX_HAS_CUDA)
   target_link_libraries(phalanx_device PUBLIC phalanx_cuda)
+endif()
+
+if(PHALANX_HAS_NCCL)
+  file(GLOB nccl_sources CONFIGURE_DEPENDS parallel/nccl/*.cpp)
+  add_library(phalanx_nccl STATIC ${nccl_sources})
+  target_include_directories(phalanx_nccl SYSTEM PUBLIC ${NCCL_INCLUDE})
+  target_link_libraries(phalanx_nccl PUBLIC phalanx_parallel phalanx_cuda ${NCCL_LIBRARY})
+  target_compile_definitions(phalanx_device PRIVATE PHALANX_HAS_NCCL)
+  target_link_libraries(phalanx_device PUBLIC phalanx_nccl)
 endif()

@@ -4,10 +4,10 @@
 #include "core/layout_validate.h"
 #include "core/model/problems.h"
 #include "core/train/run_evaluation.h"
-#include "kernels/make_backend.h"
 #include "launch/commands.h"
 #include "launch/mpi_ranks.h"
 #include "launch/options.h"
+#include "launch/run_device.h"
 
 namespace phalanx {
 namespace {
@@ -33,16 +33,16 @@ int evaluate_on_ranks(const Arguments& arguments, const Ranks& ranks) {
   EvaluateTable options;
   RunConfig& config = options.config;
   auto problems = apply_options(arguments, options.table, config);
+  config.training.cuda_graph = false;  // of the training run
   if (options.load.load.empty()) problems.push_back("load is empty: give --load RUN, a run folder");
   append(problems, validate(config.model, config.data.seq_length));
   append(problems, validate(config.parallel, ranks.size));
   append(problems, validate_layout(config, ranks.size));
   if (report_problems(problems, ranks)) return 2;
 
+  const auto backend = make_run_backend(config.training, ranks);
   const DeviceMesh mesh(config.parallel, ranks.size);
-  ProcessGroups groups = make_mpi_process_groups(mesh);
-  const auto backend =
-      make_backend(Device::cpu, {.num_threads = static_cast<int>(config.training.threads)});
+  ProcessGroups groups = make_device_process_groups(mesh, *backend, config.parallel.comm);
   const EvaluationResult result = run_evaluation(config, options.load.load, *backend, groups, mesh);
   if (ranks.rank == 0)
     std::printf("validation loss %.6f | perplexity %.4f | tokens %lld\n", result.loss,

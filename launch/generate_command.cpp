@@ -5,10 +5,10 @@
 #include <cstdlib>
 
 #include "core/model/problems.h"
-#include "kernels/make_backend.h"
 #include "launch/commands.h"
 #include "launch/mpi_ranks.h"
 #include "launch/options.h"
+#include "launch/run_device.h"
 
 namespace phalanx {
 namespace {
@@ -72,14 +72,14 @@ int run_generate(const Arguments& arguments) {
   }
   auto problems = apply_options(arguments, table, config);
   if (load.load.empty()) problems.push_back("load is empty: give --load RUN, a run folder");
+  config.training.cuda_graph = false;  // of the training run
   check_generation(generation, problems);
   check_one_rank(config.parallel, problems);
   append(problems, validate(config.model, config.data.seq_length));
   throw_problems(problems);
 
   generation.seed = static_cast<uint64_t>(config.training.seed);
-  const auto backend =
-      make_backend(Device::cpu, {.num_threads = static_cast<int>(config.training.threads)});
+  const auto backend = make_run_backend(config.training, Ranks());
   print(generation.prompt);
   run_generation(config, load.load, generation, *backend, print);
   print("\n");

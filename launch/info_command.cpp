@@ -4,16 +4,18 @@
 #include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "core/layout_validate.h"
 #include "core/model/model_cost.h"
 #include "core/model/problems.h"
-#include "core/train/memory_needs.h"
+#include "core/train/memory_options.h"
 #include "core/train/pipeline_report.h"
 #include "core/train/run_setup.h"
-#include "kernels/null_backend.h"
+#include "kernels/make_backend.h"
 #include "launch/commands.h"
 #include "launch/options.h"
+#include "launch/run_device.h"
 #include "parallel/device_mesh.h"
 
 namespace phalanx {
@@ -25,37 +27,6 @@ constexpr char kUsage[] =
 
 void print(const std::string& text) {
   std::fputs(text.c_str(), stdout);
-}
-
-/// Of one rank and step. Without a batch size: as many as fill the pipeline.
-int64_t num_micro_batches(const RunConfig& config, const DeviceMesh& mesh) {
-  const int64_t step = config.training.micro_batch_size * mesh.size(MeshAxis::dp);
-  return std::max(config.training.global_batch_size / step, mesh.size(MeshAxis::pp));
-}
-
-/// Memory of one pipeline rank: measured by one step of the real layers that computes nothing.
-MemoryNeeds measure_memory(const RunConfig& config, const DeviceMesh& mesh, int64_t pp_rank) {
-  const int64_t num_stages = mesh.size(MeshAxis::pp);
-  NullBackend backend(Device::cpu);
-  ProcessGroups groups =
-      make_measuring_process_groups(mesh, pp_rank * (mesh.world_size() / num_stages));
-  ParameterStore store;
-  PhdStage stage(config.model, store, backend, groups,
-                 stage_options(config.model, config.parallel, config.data.seq_length, pp_rank));
-  const int64_t micro_batches = num_micro_batches(config, mesh);
-  const auto schedule =
-      make_schedule(config.parallel.pipeline_schedule, {.stage = pp_rank,
-                                                        .num_stages = num_stages,
-                                                        .num_chunks = stage.num_chunks(),
-                                                        .num_micro_batches = micro_batches});
-  return memory_needs(stage, {.store = store,
-                              .groups = groups,
-                              .parallel = config.parallel,
-                              .shape = {.positions = config.data.seq_length,
-                                        .sequences = config.training.micro_batch_size},
-                              .dtype = compute_dtype(config.training.precision),
-                              .saves = config.checkpoint.save_interval > 0,
-                              .slots = slots_of(schedule, stage.num_chunks())});
 }
 
 struct Info {
@@ -74,12 +45,8 @@ Info gather(const RunConfig& config, const InfoOptions& options) {
   info.cost = model_cost(config.model, config.data.seq_length);
   const DeviceMesh mesh(config.parallel, options.world_size);
   info.data_parallel = mesh.size(MeshAxis::dp);
-  for (int64_t rank = 0; rank < mesh.size(MeshAxis::pp); ++rank) {
-    const MemoryNeeds needs = measure_memory(config, mesh, rank);
-    if (needs.total() <= info.memory.total()) continue;
-    info.memory = needs;
-    info.pipeline_rank = rank;
-  }
+  const Device device = chosen_device(config.training.device, num_cuda_devices());
+  std::tie(info.memory, info.pipeline_rank) = measure_memory(config, options.world_size, device);
   return info;
 }
 
@@ -138,8 +105,10 @@ std::string memory_text(const Info& info) {
 }
 
 nlohmann::ordered_json memory_json(const MemoryNeeds& m) {
-  return {{"weights", m.weights},         {"gradients", m.gradients}, {"optimizer", m.optimizer},
-          {"activations", m.activations}, {"scratch", m.scratch},     {"total", m.total()}};
+  return {{"weights", m.weights},           {"gradients", m.gradients}, {"optimizer", m.optimizer},
+          {"activations", m.activations},   {"scratch", m.scratch},     {"workspace", m.workspace},
+          {"on_device", m.on_device()},     {"on_host", m.on_host()},   {"total", m.total()},
+          {"device", device_name(m.device)}};
 }
 
 nlohmann::ordered_json info_json(const Info& info) {

@@ -27,6 +27,17 @@ void check_world(const Ranks& ranks) {
               "srun --mpi=pmix (srun --mpi=list shows what there is)");
 }
 
+int rank_on_machine() {
+  const std::string world = "MPI_COMM_WORLD";
+  MPI_Comm machine = MPI_COMM_NULL;
+  int rank = 0;
+  mpi_check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &machine),
+            {world, "split by machine"});
+  mpi_check(MPI_Comm_rank(machine, &rank), {world, "rank on the machine"});
+  mpi_check(MPI_Comm_free(&machine), {world, "split by machine"});
+  return rank;
+}
+
 [[noreturn]] void end_all_ranks(const Ranks& ranks, const char* message, int exit_code) {
   // All ranks usually fail alike at wrong input: rank 0 speaks first and ends the others.
   const bool alike = exit_code == kExitUsage && ranks.rank > 0;
@@ -45,7 +56,8 @@ void check_world(const Ranks& ranks) {
 
 int run_on_ranks(const std::function<int(const Ranks&)>& body) {
   MpiSession session(nullptr, nullptr);
-  const Ranks ranks{.rank = session.rank(), .size = session.size()};
+  const Ranks ranks{
+      .rank = session.rank(), .size = session.size(), .local_rank = rank_on_machine()};
   try {
     check_world(ranks);
     return body(ranks);
@@ -59,13 +71,18 @@ int run_on_ranks(const std::function<int(const Ranks&)>& body) {
 }
 
 bool report_problems(const std::vector<std::string>& problems, const Ranks& ranks) {
-  const int mine = problems.empty() ? ranks.size : ranks.rank;
-  int lowest = mine;
-  const std::string world = "MPI_COMM_WORLD";
-  mpi_check(MPI_Allreduce(&mine, &lowest, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD),
-            {world, "agreement on options"});
+  const int lowest = least_of_ranks(problems.empty() ? ranks.size : ranks.rank, ranks);
   if (lowest == ranks.rank) std::fprintf(stderr, "phalanx: %s\n", problem_text(problems).c_str());
   return lowest < ranks.size;
+}
+
+int least_of_ranks(int value, const Ranks& ranks) {
+  if (ranks.size == 1) return value;
+  int least = value;
+  const std::string world = "MPI_COMM_WORLD";
+  mpi_check(MPI_Allreduce(&value, &least, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD),
+            {world, "least of a number"});
+  return least;
 }
 
 int64_t launched_ranks(const std::function<const char*(const char*)>& variable) {

@@ -12,6 +12,7 @@ namespace phalanx {
 struct Ranks {
   int rank = 0;
   int size = 1;
+  int local_rank = 0;  // among those of this machine
 };
 
 /// Initialises MPI and runs `body` on this rank. An exception is printed with its rank and ends all
@@ -23,6 +24,9 @@ int run_on_ranks(const std::function<int(const Ranks&)>& body);
 
 /// Collective. True, on all ranks, if any rank has problems; the lowest of them prints its own.
 bool report_problems(const std::vector<std::string>& problems, const Ranks& ranks);
+
+/// The least `value` of any rank. Collective; a single rank need not know MPI.
+int least_of_ranks(int value, const Ranks& ranks);
 
 /// How many ranks the launcher says it started, by what `variable` (like getenv) returns; 0 if it
 /// says nothing. Slurm's number counts only inside a step, because a batch script has it too.

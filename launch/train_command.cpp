@@ -8,11 +8,11 @@
 #include "core/model/problems.h"
 #include "core/train/run_training.h"
 #include "core/train/run_verification.h"
-#include "kernels/make_backend.h"
 #include "launch/commands.h"
 #include "launch/exit_codes.h"
 #include "launch/mpi_ranks.h"
 #include "launch/options.h"
+#include "launch/run_device.h"
 #include "launch/stop_signals.h"
 
 namespace phalanx {
@@ -46,11 +46,11 @@ struct TrainTable {
   }
 };
 
-int verify_on_ranks(const RunConfig& config, const Ranks& ranks) {
-  const auto backend =
-      make_backend(Device::cpu, {.num_threads = static_cast<int>(config.training.threads)});
+int verify_on_ranks(const RunConfig& config, Backend& backend, const Ranks& ranks) {
   const VerificationResult result =
-      run_verification(config, *backend, ranks.size, make_mpi_process_groups);
+      run_verification(config, backend, ranks.size, [&](const DeviceMesh& mesh) {
+        return make_device_process_groups(mesh, backend, config.parallel.comm);
+      });
   if (ranks.rank == 0) std::fputs(result.text.c_str(), stdout);
   return result.same ? kExitDone : kExitLayoutDiffers;
 }
@@ -66,11 +66,14 @@ int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
              name);
   if (report_problems(problems, ranks)) return kExitUsage;
 
-  if (options.train.verify_layout) return verify_on_ranks(config, ranks);
+  // Before the groups, because they move what lies on the device.
+  const auto backend = make_run_backend(config.training, ranks);
+  check_usage(
+      backend->device() == Device::cuda || !config.training.cuda_graph,
+      "cuda-graph records the work of a GPU, and this run's device is the cpu; leave it out");
+  if (options.train.verify_layout) return verify_on_ranks(config, *backend, ranks);
   const DeviceMesh mesh(config.parallel, ranks.size);
-  ProcessGroups groups = make_mpi_process_groups(mesh);
-  const auto backend =
-      make_backend(Device::cpu, {.num_threads = static_cast<int>(config.training.threads)});
+  ProcessGroups groups = make_device_process_groups(mesh, *backend, config.parallel.comm);
   stop_on_signals(config.checkpoint.exit_signals);
   std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its write, not our end
   const TrainingResult result = run_training(config, config_ini(config), *backend, groups, mesh);

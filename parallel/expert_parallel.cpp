@@ -79,6 +79,8 @@ std::vector<int64_t> ExpertDispatcher::exchange_counts(const std::vector<int64_t
   return all;
 }
 
+// The download is the one synchronisation with the host per layer that dropless routing needs: the
+// sizes of what follows, messages and products, come from these counts.
 void ExpertDispatcher::route(Route& route, const Tensor& counts, const Tensor& experts,
                              Memory& memory) const {
   route.places = memory.saved.tensor("experts.places", experts.shape, DType::i32);

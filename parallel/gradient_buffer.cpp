@@ -60,14 +60,11 @@ void GradientBuffer::start_bucket(size_t index) {
   partial_.sum(bucket);
   ProcessGroup& group = group_of(bucket, groups_);
   if (group.size() == 1) return;
-  // The communication thread reads what the backend wrote.
-  ops_.synchronize();
   pending_[index] = group.reduce_scatter_in_place_async(store_.gradients(bucket.begin, bucket.end),
                                                         bucket.counts);
 }
 
 void GradientBuffer::gather_weights() {
-  ops_.synchronize();
   for (const Bucket& bucket : buckets_)
     if (bucket.unit < 0)
       group_of(bucket, groups_)

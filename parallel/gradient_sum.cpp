@@ -11,7 +11,6 @@ void GradientSum::operator()(ProcessGroup& group, const std::vector<int>& ranks,
   check(std::find(ranks.begin(), ranks.end(), group.rank()) != ranks.end(), "group ", group.name(),
         ": rank ", group.rank(), " is not among the ranks whose gradients it sums");
   if (!received_) received_ = ops_.allocate(kPieceElements * dtype_bytes(DType::f64));
-  ops_.synchronize();
   const Tensor flat = gradient.view({gradient.numel()});
   for (int64_t begin = 0; begin < flat.numel(); begin += kPieceElements)
     sum_piece(group, ranks, flat.slice(begin, std::min(begin + kPieceElements, flat.numel())));
@@ -32,7 +31,6 @@ void GradientSum::sum_piece(ProcessGroup& group, const std::vector<int>& ranks,
     const Exchange message[] = {{.peer = ranks[i], .send = {}, .receive = received}};
     group.exchange(message);
     ops_.add(piece, piece, received);
-    ops_.synchronize();
   }
   std::vector<Exchange> back;
   for (size_t i = 1; i < ranks.size(); ++i)

@@ -48,6 +48,17 @@ struct EnumNames<Recompute> {
       {Recompute::none, "none"}, {Recompute::attention, "attention"}, {Recompute::layer, "layer"}};
 };
 
+/// What carries tensors of a GPU between ranks. `automatic`: NCCL where every rank has a GPU of its
+/// own, else MPI through the host's memory. Host tensors always go over MPI.
+enum class Communication : uint8_t { automatic, nccl, mpi };
+template <>
+struct EnumNames<Communication> {
+  static constexpr std::pair<Communication, std::string_view> table[] = {
+      {Communication::automatic, "auto"},
+      {Communication::nccl, "nccl"},
+      {Communication::mpi, "mpi"}};
+};
+
 struct ParallelConfig {
   int64_t tensor_model_parallel_size = 1;
   int64_t pipeline_model_parallel_size = 1;
@@ -62,6 +73,7 @@ struct ParallelConfig {
   DataParallelSharding data_parallel_sharding_strategy = DataParallelSharding::optim;
   bool overlap_grad_reduce = true;
   int64_t ddp_bucket_size = 10'000'000;  // gradient elements per bucket
+  Communication comm = Communication::automatic;
 };
 
 template <class Config, class Visitor>
@@ -94,6 +106,9 @@ void visit_fields(Config& config, Visitor& visit) {
   visit("overlap-grad-reduce", config.overlap_grad_reduce,
         "reduce gradient buckets while the backward still runs");
   visit("ddp-bucket-size", config.ddp_bucket_size, "gradient elements per reduced bucket");
+  visit("comm", config.comm,
+        "what carries GPU tensors between ranks; auto: nccl where each rank has its own GPU, else "
+        "mpi through host memory");
 }
 
 /// What is wrong with `config` on `world_size` ranks: one sentence per problem, each naming option,

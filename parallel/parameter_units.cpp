@@ -87,7 +87,6 @@ size_t ShardedUnits::fetch(int64_t unit) {
     const Tensor whole = part(target.buffer, bucket);
     const auto [first, last] = bucket.shard(group.rank());
     ops_.copy(whole.slice(first - bucket.begin, last - bucket.begin), value_shard(bucket));
-    ops_.synchronize();
     target.work.push_back(group.all_gather_in_place_async(whole, bucket.counts));
   }
   return free;
@@ -121,7 +120,6 @@ void ShardedUnits::end_backward(int64_t unit) {
   check(target.unit == unit, "unit ", unit, " ends a backward that unit ", target.unit, " began");
   for (const Bucket& bucket : buckets_[static_cast<size_t>(unit)]) {
     partial_.sum(bucket);
-    ops_.synchronize();
     target.work.push_back(
         group_of(bucket, groups_)
             .reduce_scatter_in_place_async(part(target.buffer, bucket), bucket.counts));

@@ -77,6 +77,19 @@ struct PipelineExecutor::Impl {
       if (actions[i].kind != backward_weight) flow_of(actions[i]).actions.push_back(actions[i]);
       if (actions[i].kind != forward) last_of_chunk[static_cast<size_t>(chunk)] = i;
     }
+    open_channels();
+  }
+
+  void open_channels() {
+    std::vector<ChannelEnd> ends;
+    for (auto* flows : {&forwards, &backwards})
+      for (const Flow& flow : *flows) {
+        if (flow.receives && flow.source != pp.rank())
+          ends.push_back({.peer = flow.source, .channel = flow.receive_channel, .sends = false});
+        if (flow.sends && flow.destination != pp.rank())
+          ends.push_back({.peer = flow.destination, .channel = flow.send_channel, .sends = true});
+      }
+    pp.open_channels(ends);
   }
 
   void run() {

@@ -58,8 +58,12 @@ PendingWork completed_work() {
   return std::make_unique<CompletedWork>();
 }
 
-ProcessGroup::ProcessGroup(std::string name, int rank, int size)
-    : name_(std::move(name)), rank_(rank), size_(size), equal_counts_(static_cast<size_t>(size)) {
+ProcessGroup::ProcessGroup(std::string name, int rank, int size, Backend* device_ops)
+    : name_(std::move(name)),
+      rank_(rank),
+      size_(size),
+      device_ops_(device_ops),
+      equal_counts_(static_cast<size_t>(size)) {
   check(0 <= rank && rank < size, "group ", name_, ": rank ", rank, " is not one of ", size);
   for (size_t operation = 0; operation < range_names_.size(); ++operation)
     range_names_[operation] = name_ + " " + collective_name(static_cast<Collective>(operation));
@@ -92,11 +96,17 @@ void ProcessGroup::check_counts(Collective operation, const Tensor& x,
 }
 
 void ProcessGroup::copy_local(const Tensor& y, const Tensor& x) const {
-  check(y.device == Device::cpu && x.device == Device::cpu, "group ", name_,
-        " moves host memory only, got a tensor on ",
-        device_name(y.device == Device::cpu ? x.device : y.device));
-  if (y.data != x.data && x.bytes() > 0 && x.data != nullptr)
+  check(y.device == x.device && y.dtype == x.dtype, "group ", name_, " copies ",
+        dtype_name(x.dtype), " on ", device_name(x.device), " to ", dtype_name(y.dtype), " on ",
+        device_name(y.device));
+  if (y.data == x.data || x.bytes() == 0 || x.data == nullptr) return;
+  if (x.device == Device::cpu) {
     std::memmove(y.data, x.data, static_cast<size_t>(x.bytes()));
+    return;
+  }
+  check(device_ops_ != nullptr, "group ", name_, " moves host memory only, got a tensor on ",
+        device_name(x.device));
+  device_ops_->copy(y, x);
 }
 
 void ProcessGroup::all_reduce(const Tensor& x, ReduceOp op) {
@@ -204,6 +214,13 @@ void ProcessGroup::barrier() {
   count(Collective::barrier, 0);
   const WaitingTime waiting(waiting_seconds_, range(Collective::barrier));
   barrier_impl();
+}
+
+void ProcessGroup::open_channels(std::span<const ChannelEnd> ends) {
+  for (const ChannelEnd& end : ends)
+    check(0 <= end.peer && end.peer < size_ && 0 <= end.channel && end.channel <= kMaxChannel,
+          "group ", name_, ": channel ", end.channel, " with rank ", end.peer, " of ", size_);
+  if (size_ > 1) open_channels_impl(ends);
 }
 
 PendingWork ProcessGroup::reduce_scatter_in_place_async(const Tensor& x,

@@ -1,9 +1,11 @@
 // ProcessGroup: collectives on tensors among the ranks of one mesh axis.
 //
 // Public functions check shapes, count bytes and calls, and do nothing in a group of one; private
-// virtual `_impl` communicates. Implementations: MPI, and threads of one process (tests). Work is
-// ordered with the calling thread's program order; all ranks of a group call collectives in the
-// same order, while an exchange concerns its two ends only. One thread per rank calls.
+// virtual `_impl` communicates. Implementations: MPI, and threads of one process (tests), for host
+// memory; for a device's memory NCCL, and either of the former with host staging. Work is ordered
+// with the calling thread's program order and, on device tensors, with the backend's ops: nobody
+// synchronises around a collective. All ranks of a group call collectives in the same order, while
+// an exchange concerns its two ends only. One thread per rank calls.
 #pragma once
 
 #include <array>
@@ -13,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/base/tensor.h"
+#include "kernels/backend.h"
 
 namespace phalanx {
 
@@ -39,8 +41,9 @@ struct Traffic {
   int64_t bytes = 0;
 };
 
-/// A collective under way. `wait` returns when the result is there and rethrows its failure; it
-/// must be called once, within the group's life, before the buffers are touched or freed.
+/// A collective under way. After `wait` the host sees the result in host tensors, and the backend's
+/// further ops see it in device tensors; it rethrows the collective's failure. It must be called
+/// once, within the group's life, before the buffers are touched or freed.
 class Work {
  public:
   virtual ~Work() = default;
@@ -69,9 +72,18 @@ struct Exchange {
 };
 inline constexpr int kMaxChannel = 32766;  // MPI promises tags up to 32767; one is all_to_all's
 
+/// One direction of a channel between this rank and `peer`, as `open_channels` takes it.
+struct ChannelEnd {
+  int peer = 0;
+  int channel = 0;
+  bool sends = false;
+};
+
 class ProcessGroup {
  public:
-  ProcessGroup(std::string name, int rank, int size);
+  /// `device_ops` copies device tensors within this rank; without it the group takes host tensors
+  /// only.
+  ProcessGroup(std::string name, int rank, int size, Backend* device_ops = nullptr);
   virtual ~ProcessGroup() = default;
   ProcessGroup(const ProcessGroup&) = delete;
   ProcessGroup& operator=(const ProcessGroup&) = delete;
@@ -105,7 +117,14 @@ class ProcessGroup {
   /// All messages at once, in any order between ranks, without deadlock. Only the two ends of a
   /// message take part in it.
   void exchange(std::span<const Exchange> messages);
+  /// Host only: all ranks have called it.
   void barrier();
+
+  /// Says which channels will carry messages of device tensors while others wait. Collective, with
+  /// every end of every channel said by its own rank. MPI needs none of it; NCCL has no tags, so
+  /// that each channel becomes a communicator, and channels nobody opened share one: there each
+  /// call of `exchange` ends before the next begins, and both directions belong into one call.
+  void open_channels(std::span<const ChannelEnd> ends);
 
   /// As above, returning at once. The tensors stay in use until `wait`.
   [[nodiscard]] PendingWork reduce_scatter_in_place_async(const Tensor& x,
@@ -118,6 +137,10 @@ class ProcessGroup {
   double all_reduce(double value, ReduceOp op);
   int64_t all_reduce(int64_t value, ReduceOp op);
 
+ protected:
+  /// y = x within this rank.
+  void copy_local(const Tensor& y, const Tensor& x) const;
+
  private:
   virtual void all_reduce_impl(const Tensor& x, ReduceOp op) = 0;
   virtual void all_gather_impl(const Tensor& out, std::span<const int64_t> counts) = 0;
@@ -129,12 +152,12 @@ class ProcessGroup {
   /// Messages to other ranks; those to oneself are in the list too and to be left out.
   virtual PendingWork exchange_async_impl(std::span<const Exchange> messages) = 0;
   virtual void barrier_impl() = 0;
+  virtual void open_channels_impl(std::span<const ChannelEnd>) {}
   virtual PendingWork reduce_scatter_async_impl(const Tensor& x,
                                                 std::span<const int64_t> counts) = 0;
   virtual PendingWork all_gather_async_impl(const Tensor& out, std::span<const int64_t> counts) = 0;
   void count(Collective operation, int64_t bytes);
   void check_counts(Collective operation, const Tensor& x, std::span<const int64_t> counts) const;
-  void copy_local(const Tensor& y, const Tensor& x) const;
   int64_t check_messages(std::span<const Exchange> messages) const;
   PendingWork timed(PendingWork work, Collective operation);
   const char* range(Collective operation) const {
@@ -144,6 +167,7 @@ class ProcessGroup {
   std::string name_;
   int rank_;
   int size_;
+  Backend* device_ops_;
   std::array<Traffic, kNumCollectives> traffic_{};
   double waiting_seconds_ = 0;
   std::array<std::string, kNumCollectives> range_names_;  // "tp all_reduce", for profiles

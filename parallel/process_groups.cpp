@@ -70,8 +70,11 @@ ProcessGroups make_measuring_process_groups(const ProcessGroups& groups) {
           .expert_dp = silent(groups.expert_dp)};
 }
 
-ProcessGroups make_single_process_groups() {
-  return make_measuring_process_groups(DeviceMesh(ParallelConfig{}, 1), 0);
+ProcessGroups make_single_process_groups(Backend* device_ops) {
+  return make_process_groups(DeviceMesh(ParallelConfig{}, 1), 0,
+                             [&](const std::string& name, const std::vector<int64_t>&) {
+                               return std::make_unique<SilentProcessGroup>(name, 0, 1, device_ops);
+                             });
 }
 
 }  // namespace phalanx

@@ -26,15 +26,13 @@ GatherRegion::Pending GatherRegion::start_forward(ProcessGroup& group, Backend& 
   Pending pending;
   pending.rows = scratch.tensor(name, x.shape.with_dim(0, own * group.size()), x.dtype);
   ops.copy(pending.rows.slice(group.rank() * own, (group.rank() + 1) * own), x);
-  ops.synchronize();
   pending.work = group.all_gather_in_place_async(
       pending.rows.view({pending.rows.numel()}),
       std::vector<int64_t>(static_cast<size_t>(group.size()), x.numel()));
   return pending;
 }
 
-PendingWork GatherRegion::start_backward(ProcessGroup& group, Backend& ops, const Tensor& dy) {
-  ops.synchronize();
+PendingWork GatherRegion::start_backward(ProcessGroup& group, const Tensor& dy) {
   return group.reduce_scatter_in_place_async(
       dy.view({dy.numel()}),
       std::vector<int64_t>(static_cast<size_t>(group.size()), dy.numel() / group.size()));

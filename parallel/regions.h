@@ -46,7 +46,7 @@ struct GatherRegion {
   static Pending start_forward(ProcessGroup& group, Backend& ops, const Tensor& x, Arena& scratch,
                                std::string_view name);
   /// After the wait dx lies in dy, at this rank's rows; the others are undefined.
-  static PendingWork start_backward(ProcessGroup& group, Backend& ops, const Tensor& dy);
+  static PendingWork start_backward(ProcessGroup& group, const Tensor& dy);
 };
 
 /// Partial sums of all rows leave the region cut. Forward: reduce-scatter along the outermost dim.

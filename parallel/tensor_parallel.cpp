@@ -99,7 +99,7 @@ void ColumnParallelLinear::backward(const Tensor& dx, const Tensor& dy, const Sa
   const Tensor drows = rows_of_all_ranks(dx, tp_, memory, "linear.gathered_dx");
   ops_.matmul(drows, dy.as_matrix(), weight, kTimes);
   if (now) rows.work->wait();
-  const PendingWork scattering = GatherRegion::start_backward(tp_, ops_, drows);
+  const PendingWork scattering = GatherRegion::start_backward(tp_, drows);
   if (now) {
     ops_.matmul(dweight, dy.as_matrix(), rows.rows, kWeightGradient);
   } else {

@@ -2,8 +2,6 @@
 #include "parallel/vocab_parallel.h"
 
 #include <algorithm>
-#include <cmath>
-#include <vector>
 
 #include "parallel/regions.h"
 
@@ -65,35 +63,19 @@ VocabParallelLoss::Chunk VocabParallelLoss::chunk_forward(const Tensor& rows, co
               memory.scratch.tensor("loss.stats", {count, 3}, accumulator_dtype(rows.dtype))};
   logits(chunk.logits, rows);
   ops_.cross_entropy_forward(chunk.stats, chunk.logits, options);
-  merge_stats(chunk.stats);
+  merge_stats(chunk.stats, memory);
   ops_.cross_entropy_loss(sums, chunk.stats, options);
   return chunk;
 }
 
-// Softmax over a cut row: max = max_r max_r; sum = sum_r sum_r exp(max_r - max); the target's logit
-// is 0 on all ranks but its own. On the host, in f64: three numbers per row.
-void VocabParallelLoss::merge_stats(const Tensor& stats) const {
+// Softmax over a cut row, three numbers per row and rank.
+void VocabParallelLoss::merge_stats(const Tensor& stats, Memory& memory) const {
   if (tp_.size() == 1) return;
-  const int64_t rows = stats.shape[0];
-  std::vector<double> maxima(static_cast<size_t>(rows));
-  std::vector<double> rest(static_cast<size_t>(2 * rows));
-  dispatch_float(stats.dtype, [&]<class T>() {
-    std::vector<T> host(static_cast<size_t>(3 * rows));
-    ops_.download(host.data(), stats);
-    for (size_t row = 0; row < maxima.size(); ++row) maxima[row] = host[3 * row];
-    tp_.all_reduce(cpu_tensor(maxima.data(), {rows}), ReduceOp::max);
-    for (size_t row = 0; row < maxima.size(); ++row) {
-      rest[2 * row] = host[3 * row + 1] * std::exp(host[3 * row] - maxima[row]);
-      rest[2 * row + 1] = host[3 * row + 2];
-    }
-    tp_.all_reduce(cpu_tensor(rest.data(), {2 * rows}), ReduceOp::sum);
-    for (size_t row = 0; row < maxima.size(); ++row) {
-      host[3 * row] = static_cast<T>(maxima[row]);
-      host[3 * row + 1] = static_cast<T>(rest[2 * row]);
-      host[3 * row + 2] = static_cast<T>(rest[2 * row + 1]);
-    }
-    ops_.upload(stats, host.data());
-  });
+  const ArenaScope scope(memory.scratch);
+  const Tensor parts =
+      memory.scratch.tensor("loss.stats_of_ranks", {tp_.size(), stats.shape[0], 3}, stats.dtype);
+  tp_.all_gather(parts, stats);
+  ops_.cross_entropy_merge(stats, parts);
 }
 
 CrossEntropyOptions VocabParallelLoss::chunk_options(const Tensor& targets) const {

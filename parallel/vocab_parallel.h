@@ -55,7 +55,7 @@ class VocabParallelLoss {
   };
   Chunk chunk_forward(const Tensor& rows, const Tensor& sums, const CrossEntropyOptions& options,
                       Memory& memory) const;
-  void merge_stats(const Tensor& stats) const;
+  void merge_stats(const Tensor& stats, Memory& memory) const;
   CrossEntropyOptions chunk_options(const Tensor& targets) const;
   Tensor whole_rows(const Tensor& x, Memory& memory) const;
 

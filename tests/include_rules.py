@@ -30,7 +30,7 @@ LIBRARIES = {
     "nccl.h": ["parallel"],
     "oneapi/dnnl/": ["kernels", "tests"],
     "dnnl": ["kernels", "tests"],
-    "cuda": ["kernels", "tests"],
+    "cuda": ["kernels", "parallel", "tests"],
     "hdf5": ["data", "tests"],
     "H5": ["data", "tests"],
     "pcre2.h": ["data", "tests"],

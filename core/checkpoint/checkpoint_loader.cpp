@@ -18,6 +18,9 @@
 namespace phalanx {
 namespace {
 
+// Of a device's tensors, in host memory at a time: enough for a disk's and a bus's full speed.
+constexpr int64_t kPieceBytes = int64_t{8} << 20;
+
 /// What `read` finds wrong, as text; "" if nothing.
 template <class Read>
 std::string damage_of(const Read& read) {
@@ -156,15 +159,52 @@ class Loading {
     }
   }
 
-  /// Into columns from `column` on of `rows`.
+  /// Into columns from `column` on of `rows`: straight into host memory, or in pieces by way of it.
   void read_range(const PositionalFile& file, const BlockPart& from, const BlockRange& range,
                   const Tensor& rows, int64_t column) {
-    check(rows.device == Device::cpu, "checkpoints are read into host memory only as yet");
-    auto* target = static_cast<uint8_t*>(rows.data) + column * dtype_bytes(rows.dtype);
-    read_block_range(file, from, range, target, rows.shape[1]);
+    if (rows.device == Device::cpu) {
+      auto* target = static_cast<uint8_t*>(rows.data) + column * dtype_bytes(rows.dtype);
+      read_block_range(file, from, range, target, rows.shape[1]);
+      return;
+    }
+    const int64_t columns = range.size[1];
+    const int64_t step = rows_of_piece(columns * dtype_bytes(rows.dtype));
+    for (int64_t row = 0; row < range.size[0]; row += step) {
+      const int64_t count = std::min(step, range.size[0] - row);
+      const Tensor host = host_piece({count, columns}, rows.dtype);
+      read_block_range(
+          file, from,
+          {.offset = {range.offset[0] + row, range.offset[1]}, .size = {count, columns}}, host.data,
+          columns);
+      target_.backend.upload_columns(rows.slice(row, row + count), column, columns, host.data);
+    }
   }
 
-  void add_digests(const PlannedBlock& planned, const Piece& piece, uint64_t* sums) const {
+  static int64_t rows_of_piece(int64_t row_bytes) {
+    return std::max<int64_t>(1, kPieceBytes / row_bytes);
+  }
+
+  Tensor host_piece(const Shape& shape, DType dtype) {
+    const int64_t bytes = shape.numel() * dtype_bytes(dtype);
+    host_.resize(static_cast<size_t>(std::max<int64_t>(bytes, std::ssize(host_))));
+    return {host_.data(), shape, dtype, Device::cpu};
+  }
+
+  /// The checksum of `rows`, which lie at `offset` of a tensor of `columns`, wherever they are.
+  uint64_t digest_of(const Tensor& rows, std::array<int64_t, 2> offset, int64_t columns) {
+    if (rows.device == Device::cpu) return tensor_digest(rows, offset, columns);
+    const int64_t step = rows_of_piece(rows.shape[1] * dtype_bytes(rows.dtype));
+    uint64_t sum = 0;
+    for (int64_t row = 0; row < rows.shape[0]; row += step) {
+      const Tensor piece = rows.slice(row, std::min(row + step, rows.shape[0]));
+      const Tensor host = host_piece(piece.shape, piece.dtype);
+      target_.backend.download(host.data, piece);
+      sum += tensor_digest(host, {offset[0] + row, offset[1]}, columns);
+    }
+    return sum;
+  }
+
+  void add_digests(const PlannedBlock& planned, const Piece& piece, uint64_t* sums) {
     const int64_t columns = matrix_size(piece.global_shape)[1];
     for (const OptimizerShard* own : shards_of_.at(piece.name)) {
       const int64_t first = own->parameter->offset[0] + own->row_begin;
@@ -173,8 +213,8 @@ class Loading {
       const std::array<Tensor, kNumParts> parts = parts_of(*own);
       for (size_t part = 0; part < kNumParts; ++part)
         sums[part] +=
-            tensor_digest(parts[part].slice(planned.row_begin - first, planned.row_end - first),
-                          {planned.row_begin, piece.offset[1]}, columns);
+            digest_of(parts[part].slice(planned.row_begin - first, planned.row_end - first),
+                      {planned.row_begin, piece.offset[1]}, columns);
     }
   }
 
@@ -200,6 +240,7 @@ class Loading {
   IoWatchdog& watchdog_;
   PieceTable table_;
   std::map<std::string, std::vector<const OptimizerShard*>, std::less<>> shards_of_;
+  std::vector<uint8_t> host_;  // one piece on its way to or from a device
 };
 
 }  // namespace

@@ -4,21 +4,12 @@
 #include <algorithm>
 
 #include "core/model/model_chunk.h"
+#include "core/model/replayed_micro_batch.h"
+#include "core/model/stage_boundary.h"
 #include "kernels/null_backend.h"
 
 namespace phalanx {
 namespace {
-
-/// What passes between a chunk and its neighbours, [S/cp(/tp), B, copies, H] each. Inputs live
-/// until the backward, and two more may be receiving while all slots are in use; the others
-/// alternate.
-struct Boundary {
-  std::vector<Tensor> inputs, outputs, doutputs, dinputs;
-};
-
-const Tensor& turn(const std::vector<Tensor>& tensors, int64_t micro_batch) {
-  return tensors[static_cast<size_t>(micro_batch) % tensors.size()];
-}
 
 void keep_largest(PhdStage::MemoryPlan& plan, const Arena& arena) {
   for (const auto& item : arena.peak_contents()) plan.largest.push_back(item);
@@ -28,20 +19,10 @@ void keep_largest(PhdStage::MemoryPlan& plan, const Arena& arena) {
 
 }  // namespace
 
-// Stages without a loss have zeros; of the tp ranks, which all know the whole loss, one counts it.
-LossSums sum_over_ranks(const LossSums& sums, const ProcessGroups& groups) {
-  const bool counts = groups.tp->rank() == 0;
-  double values[] = {counts ? sums.cross_entropy : 0.0, counts ? sums.z : 0.0, sums.router_balance,
-                     sums.router_z};
-  groups.world->all_reduce(cpu_tensor(values, {4}), ReduceOp::sum);
-  return {.cross_entropy = values[0],
-          .z = values[1],
-          .router_balance = values[2],
-          .router_z = values[3]};
-}
-
 StageSlots slots_of(const std::vector<PipelineAction>& schedule, int64_t num_chunks) {
   StageSlots slots{.per_chunk = {}};
+  for (const PipelineAction& action : schedule)
+    slots.micro_batches = std::max(slots.micro_batches, action.micro_batch + 1);
   for (int64_t chunk = 0; chunk < num_chunks; ++chunk)
     slots.per_chunk.push_back(max_in_flight(schedule, chunk));
   for (const PipelineAction& action : schedule)
@@ -55,7 +36,6 @@ struct PhdStage::Impl {
 
   void allocate(const StageShape& shape, DType dtype, const StageSlots& wanted,
                 const MemoryPlan* plan);
-  void allocate_boundaries(const StageShape& shape, DType dtype);
   MemoryPlan measure(const StageShape& shape, DType dtype, const StageSlots& wanted);
   void run_once(const StageShape& shape, bool split);
   ModelChunk::Gradients gradients_of(const PipelineAction& action, bool last);
@@ -64,7 +44,12 @@ struct PhdStage::Impl {
     return states[static_cast<size_t>(action.micro_batch) % states.size()];
   }
   ChunkScratch memory() { return {*scratch, *recomputed}; }
+  void begin(std::span<const MicroBatch> batches, const StepSizes& step_sizes);
   Tensor forward(const PipelineAction& action);
+  void forward_loss(ModelChunk& chunk, ChunkState& state);
+  bool replays(const PipelineAction& action) const;
+  void replay_forward(const PipelineAction& action);
+  void replay_backward(const PipelineAction& action);
   std::vector<ParameterRange> units_of_chunks() const;
   RouterLoss router_loss() const;
   LossSums read_sums();
@@ -89,6 +74,9 @@ struct PhdStage::Impl {
   std::span<const MicroBatch> micro_batches;
   StepSizes sizes;
   bool training = true;  // the loss computes its gradient too
+  SequenceLoader::DeviceState device = SequenceLoader::DeviceState::idle;
+  std::optional<ReplayedMicroBatch> replay;
+  ReplayLast replay_last = ReplayLast::no;
   GradientBuffer* gradients = nullptr;
 };
 
@@ -125,30 +113,6 @@ std::vector<ParameterRange> PhdStage::Impl::units_of_chunks() const {
   return list;
 }
 
-void PhdStage::Impl::allocate_boundaries(const StageShape& shape, DType dtype) {
-  const TensorParallelContext parallel{parameters, ops, *groups.tp, options.sequence_parallel};
-  const int64_t rows = loader->local_positions() / parallel.row_factor();
-  const auto take = [&](const char* name, int64_t copies, size_t count) {
-    const Shape passed{rows, shape.sequences, copies, config.hidden_size};
-    std::vector<Tensor> tensors;
-    while (tensors.size() < count) tensors.push_back(fixed->tensor(name, passed, dtype));
-    return tensors;
-  };
-  boundaries.clear();
-  for (size_t c = 0; c < chunks.size(); ++c) {
-    Boundary boundary;
-    if (!chunks[c].is_first()) {
-      boundary.inputs = take("stage.input", chunks[c].input_copies(), slots[c].size() + 2);
-      boundary.dinputs = take("stage.dinput", chunks[c].input_copies(), 2);
-    }
-    if (!chunks[c].is_last()) {
-      boundary.outputs = take("stage.output", chunks[c].output_copies(), 2);
-      boundary.doutputs = take("stage.doutput", chunks[c].output_copies(), 2);
-    }
-    boundaries.push_back(boundary);
-  }
-}
-
 // Without a plan, on measuring arenas.
 void PhdStage::Impl::allocate(const StageShape& shape, DType dtype, const StageSlots& wanted,
                               const MemoryPlan* plan) {
@@ -183,7 +147,13 @@ void PhdStage::Impl::allocate(const StageShape& shape, DType dtype, const StageS
   ops.rope_table(rope_table, config.rotary_base);
   sums = fixed->tensor("loss_sums", {4}, DType::f64);
   loader.emplace(ops, *groups.cp, shape, rope_table);
-  allocate_boundaries(shape, dtype);
+  if (plan != nullptr) loader->allocate(wanted.micro_batches);
+  const TensorParallelContext parallel{parameters, ops, *groups.tp, options.sequence_parallel};
+  const Shape passed{loader->local_positions() / parallel.row_factor(), shape.sequences, 0,
+                     config.hidden_size};
+  boundaries.clear();
+  for (size_t c = 0; c < chunks.size(); ++c)
+    boundaries.push_back(make_boundary(chunks[c], passed, std::ssize(slots[c]), *fixed, dtype));
 }
 
 // Each layer and micro-batch counts alike.
@@ -197,14 +167,54 @@ RouterLoss PhdStage::Impl::router_loss() const {
 LossSums PhdStage::Impl::read_sums() {
   double host[4] = {0, 0, 0, 0};
   ops.download(host, sums);
+  device = SequenceLoader::DeviceState::idle;
   return {.cross_entropy = host[0], .z = host[1], .router_balance = host[2], .router_z = host[3]};
 }
 
+void PhdStage::Impl::begin(std::span<const MicroBatch> batches, const StepSizes& step_sizes) {
+  micro_batches = batches;
+  sizes = step_sizes;
+  loader->begin_step(batches, device);
+  device = SequenceLoader::DeviceState::busy;
+}
+
+void PhdStage::Impl::forward_loss(ModelChunk& chunk, ChunkState& state) {
+  const Tensor loss = sums.slice(0, 2);
+  if (!training) return chunk.forward_loss(state, loss, memory());
+  chunk.forward_loss_gradient(
+      state, loss,
+      {.loss_scale = 1.0 / static_cast<double>(sizes.loss_tokens), .z_loss = config.z_loss_coeff},
+      memory());
+}
+
+bool PhdStage::Impl::replays(const PipelineAction& action) const {
+  const bool last = action.micro_batch + 1 == std::ssize(micro_batches);
+  return replay && training && (!last || replay_last == ReplayLast::yes);
+}
+
+void PhdStage::Impl::replay_forward(const PipelineAction& action) {
+  ChunkState& state = state_of(action);
+  loader->load_fixed(action.micro_batch, state);
+  replay->forward({.loss_tokens = sizes.loss_tokens,
+                   .position_ids = static_cast<bool>(state.inputs.position_ids),
+                   .document_start = static_cast<bool>(state.inputs.document_start)},
+                  [&] { forward_loss(chunks.front(), state); });
+}
+
+void PhdStage::Impl::replay_backward(const PipelineAction& action) {
+  replay->backward(
+      [&] { chunks.front().backward(state_of(action), gradients_of(action, false), memory()); });
+}
+
 Tensor PhdStage::Impl::forward(const PipelineAction& action) {
+  if (replays(action)) {
+    replay_forward(action);
+    return {};
+  }
   const auto index = static_cast<size_t>(action.chunk);
   ModelChunk& chunk = chunks[index];
   ChunkState& state = state_of(action);
-  loader->load(micro_batches[static_cast<size_t>(action.micro_batch)], state);
+  loader->load(action.micro_batch, state);
   state.inputs.router_loss = router_loss();
   if (!chunk.is_first()) state.input = turn(boundaries[index].inputs, action.micro_batch);
   if (!chunk.is_last()) {
@@ -212,15 +222,7 @@ Tensor PhdStage::Impl::forward(const PipelineAction& action) {
     chunk.forward(state, output, memory());
     return output;
   }
-  const Tensor loss = sums.slice(0, 2);
-  if (!training) {
-    chunk.forward_loss(state, loss, memory());
-    return {};
-  }
-  chunk.forward_loss_gradient(
-      state, loss,
-      {.loss_scale = 1.0 / static_cast<double>(sizes.loss_tokens), .z_loss = config.z_loss_coeff},
-      memory());
+  forward_loss(chunk, state);
   return {};
 }
 
@@ -242,8 +244,7 @@ void PhdStage::Impl::run_once(const StageShape& shape, bool split) {
   batch.targets.resize(entries);
   batch.position_ids.resize(entries);
   batch.document_start.resize(entries);
-  micro_batches = {&batch, 1};
-  sizes = {.loss_tokens = 1, .micro_batches = 1};
+  begin({&batch, 1}, {.loss_tokens = 1, .micro_batches = 1});
   for (int64_t chunk = 0; chunk < static_cast<int64_t>(chunks.size()); ++chunk) {
     PipelineAction action{PipelineActionKind::forward, 0, chunk};
     forward(action);
@@ -265,7 +266,8 @@ PhdStage::MemoryPlan PhdStage::Impl::measure(const StageShape& shape, DType dtyp
   twin.run_once(shape, wanted.split_backward);
   MemoryPlan plan{.scratch_bytes = twin.scratch->peak_bytes(),
                   .recomputed_bytes = twin.recomputed->peak_bytes(),
-                  .fixed_bytes = twin.fixed->peak_bytes()};
+                  .fixed_bytes = twin.fixed->peak_bytes(),
+                  .batch_bytes = twin.loader->bytes(wanted.micro_batches)};
   for (const auto& states : twin.slots) {
     plan.saved_bytes_per_slot.push_back(states.front().arena.peak_bytes());
     keep_largest(plan, states.front().arena);
@@ -302,6 +304,14 @@ void PhdStage::allocate(const StageShape& shape, DType dtype, const StageSlots& 
   impl_->allocate(shape, dtype, slots, &plan);
 }
 
+void PhdStage::replay_micro_batches(ReplayLast last) {
+  const bool alone = impl_->chunks.size() == 1 && impl_->groups.pp->size() == 1 &&
+                     impl_->slots.front().size() == 1;
+  check(alone, "only a stage alone with one micro-batch in flight can be replayed");
+  impl_->replay.emplace(impl_->ops);
+  impl_->replay_last = last;
+}
+
 int64_t PhdStage::peak_saved_bytes() const {
   int64_t peak = 0;
   for (const auto& states : impl_->slots)
@@ -312,10 +322,9 @@ int64_t PhdStage::peak_saved_bytes() const {
 void PhdStage::begin_step(std::span<const MicroBatch> micro_batches, const StepSizes& sizes,
                           GradientBuffer& gradients) {
   check(sizes.loss_tokens > 0, "a global batch without a single loss token cannot be trained on");
-  impl_->micro_batches = micro_batches;
   impl_->gradients = &gradients;
-  impl_->sizes = sizes;
   impl_->training = true;
+  impl_->begin(micro_batches, sizes);
   impl_->ops.zero(impl_->sums);
 }
 
@@ -332,6 +341,10 @@ Tensor PhdStage::forward(const PipelineAction& action) {
 }
 
 Tensor PhdStage::backward(const PipelineAction& action, bool last) {
+  if (impl_->replays(action)) {
+    impl_->replay_backward(action);
+    return {};
+  }
   const ModelChunk::Gradients gradients = impl_->gradients_of(action, last);
   impl_->chunks[static_cast<size_t>(action.chunk)].backward(impl_->state_of(action), gradients,
                                                             impl_->memory());
@@ -348,9 +361,9 @@ LossSums PhdStage::loss_sums() {
 }
 
 LossSums PhdStage::evaluate(const MicroBatch& micro_batch) {
-  impl_->ops.zero(impl_->sums);
-  impl_->micro_batches = {&micro_batch, 1};
   impl_->training = false;
+  impl_->begin({&micro_batch, 1}, impl_->sizes);
+  impl_->ops.zero(impl_->sums);
   std::vector<PipelineAction> actions;
   for (int64_t chunk = 0; chunk < num_chunks(); ++chunk)
     actions.push_back({PipelineActionKind::forward, 0, chunk});
@@ -362,7 +375,8 @@ std::vector<float> PhdStage::last_copy_logits(const MicroBatch& micro_batch, int
   check(impl_->groups.pp->size() == 1 && impl_->groups.cp->size() == 1 && num_chunks() == 1,
         "logits of one position need the whole model and sequence on one rank");
   ChunkState& state = impl_->slots[0][0];
-  impl_->loader->load(micro_batch, state);
+  impl_->begin({&micro_batch, 1}, impl_->sizes);
+  impl_->loader->load(0, state);
   const Tensor h = impl_->chunks[0].hidden(state, impl_->memory());
   const ArenaScope scope(*impl_->scratch);
   const Shape logits_shape{micro_batch.sequences, impl_->config.padded_vocab_size()};
@@ -372,6 +386,7 @@ std::vector<float> PhdStage::last_copy_logits(const MicroBatch& micro_batch, int
   impl_->ops.copy(single, logits);
   std::vector<float> host(static_cast<size_t>(single.numel()));
   impl_->ops.download(host.data(), single);
+  impl_->device = SequenceLoader::DeviceState::idle;
   return host;
 }
 

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "core/model/loss_sums.h"
 #include "core/model/sequence_loader.h"
 #include "core/model/stage_options.h"
 #include "data/micro_batch.h"
@@ -16,20 +17,10 @@
 
 namespace phalanx {
 
-/// Sums over what this rank has seen since `begin_step`.
-struct LossSums {
-  double cross_entropy = 0;   // over its loss tokens; the same on all tp ranks
-  double z = 0;               // of logsumexp^2, without its coefficient
-  double router_balance = 0;  // this rank's share of the experts' load-balance loss,
-  double router_z = 0;        // and of the router's z-loss, without coefficients
-};
-
-/// The same numbers of the whole global batch. Collective over the world.
-LossSums sum_over_ranks(const LossSums& sums, const ProcessGroups& groups);
-
-/// Micro-batches in flight.
+/// Micro-batches in flight, and of a step.
 struct StageSlots {
   std::vector<int64_t> per_chunk{1};
+  int64_t micro_batches = 1;
   bool split_backward = false;  // weight gradients wait for an action of their own
 };
 /// What a schedule of `num_chunks` chunks needs.
@@ -54,11 +45,17 @@ class PhdStage final : public PipelineStage {
     int64_t scratch_bytes = 0;
     int64_t recomputed_bytes = 0;  // what one layer saves, while its backward runs
     int64_t fixed_bytes = 0;       // RoPE table, loss sums, what passes between stages
+    int64_t batch_bytes = 0;       // ids and targets of a step
     std::vector<std::pair<std::string, int64_t>> largest;  // at the peak, largest first
   };
   MemoryPlan plan_memory(const StageShape& shape, DType dtype, const StageSlots& slots);
   /// Takes the activations' memory. Call once before training or evaluating.
   void allocate(const StageShape& shape, DType dtype, const StageSlots& slots = {});
+  /// From now on the work of a training micro-batch is recorded and replayed (one stage, one chunk,
+  /// one micro-batch in flight, no messages in it). The last of a step only where `last` says so,
+  /// because reductions cannot run beside a backward that is replayed as a whole.
+  enum class ReplayLast : uint8_t { no, yes };
+  void replay_micro_batches(ReplayLast last);
   /// Most bytes that micro-batches of any chunk have taken in one slot so far.
   int64_t peak_saved_bytes() const;
 

@@ -243,7 +243,7 @@ double rounding_tolerance(const LayoutCase& which) {
 std::vector<LayoutDifference> compare_with_one_rank(const LayoutCase& which, Backend& backend,
                                                     ProcessGroups& groups,
                                                     LayoutStatistics* statistics) {
-  ProcessGroups alone = make_single_process_groups();
+  ProcessGroups alone = make_single_process_groups(&backend);
   LayoutRun reference(which, {}, backend, alone);
   LayoutRun run(which, which.parallel, backend, groups);
   for (int64_t step = 0; step < which.num_steps; ++step) {

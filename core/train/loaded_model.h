@@ -19,6 +19,8 @@ class LoadedModel {
   PhdStage& stage() { return stage_; }
 
  private:
+  void reserve(Backend& backend, const StageShape& shape, DType dtype, const StageSlots& slots);
+
   ParameterStore store_;
   PhdStage stage_;
 };

@@ -211,9 +211,12 @@ std::string RunCheckpoints::setup_text() const {
   const TrainingConfig& training = run_.config.training;
   const int64_t threads =
       training.threads > 0 ? training.threads : int64_t{std::thread::hardware_concurrency()};
-  return fmt::format("{}; micro-batch {}, {}, {} thread(s), phalanx {}, {}", run_.layout,
-                     training.micro_batch_size, enum_name(training.precision), threads,
-                     code_version(), processor_name());
+  const std::string device = target_.backend.device() == Device::cpu
+                                 ? fmt::format("{} thread(s), {}", threads, processor_name())
+                                 : target_.backend.info().name;
+  return fmt::format("{}; micro-batch {}, {}, phalanx {}, {}", run_.layout,
+                     training.micro_batch_size, enum_name(training.precision), code_version(),
+                     device);
 }
 
 void RunCheckpoints::compare_with_certificate(const ResumeCertificate& found) const {

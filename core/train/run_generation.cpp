@@ -78,7 +78,7 @@ std::string run_generation(const RunConfig& config, const std::string& load_dir,
   batch.sequences = 1;
   batch.tokens.resize(static_cast<size_t>(batch.positions));
 
-  ProcessGroups groups = make_single_process_groups();
+  ProcessGroups groups = make_single_process_groups(&backend);
   LoadedModel model(setup, load_dir, backend, groups, {batch.positions, 1});
   // Ids beyond the tokenizer's (padding of the vocabulary) have no text.
   const auto num_choices = static_cast<size_t>(setup.tokenizer->vocab_size());

@@ -9,6 +9,7 @@
 #include "core/layout_validate.h"
 #include "core/model/model_cost.h"
 #include "core/train/config_changes.h"
+#include "core/train/memory_options.h"
 #include "core/train/peak_flops.h"
 #include "core/train/stop_flag.h"
 #include "core/train/weights_file.h"
@@ -77,7 +78,9 @@ Trainer::Trainer(const RunConfig& config, Backend& backend, ProcessGroups& group
                              .num_micro_batches = num_micro_batches()});
   memory_ = memory_needs(stage_, memory_question());
   most_memory_ = groups.world->all_reduce(memory_.total(), ReduceOp::max);
-  if (backend.device() == Device::cpu) check_memory(memory_, *groups.world);
+  check_memory(memory_, backend.info(), *groups.world, [&](const MemoryRoom& room) {
+    return options_that_fit(setup_.config, groups.world->size(), backend.device(), room);
+  });
   open_data();
   allocate();
 }
@@ -107,7 +110,8 @@ MemoryQuestion Trainer::memory_question() const {
           .shape = {setup_.config.data.seq_length, setup_.config.training.micro_batch_size},
           .dtype = compute_dtype(setup_.config.training.precision),
           .saves = setup_.config.checkpoint.save_interval > 0,
-          .slots = slots_of(schedule_, stage_.num_chunks())};
+          .slots = slots_of(schedule_, stage_.num_chunks()),
+          .device = backend_.device()};
 }
 
 PipelineQuestion Trainer::pipeline_question() const {
@@ -120,6 +124,9 @@ PipelineQuestion Trainer::pipeline_question() const {
 void Trainer::allocate() {
   const RunConfig& config = setup_.config;
   const MemoryQuestion plan = memory_question();
+  const double given = config.training.peak_tflops * kTera;
+  peak_flops_ = given > 0 ? given : measure_peak_flops(backend_, plan.dtype);
+  backend_.reserve(memory_.block());
   const GradientBuffer::Options options = gradient_options(stage_, config.parallel);
   store_.allocate(backend_, plan.dtype, options.units);
   gradients_ = std::make_unique<GradientBuffer>(store_, backend_, groups_, options);
@@ -128,6 +135,10 @@ void Trainer::allocate() {
                                                       config.optimizer);
   optimizer_->initialise(static_cast<uint64_t>(config.training.seed));
   stage_.allocate(plan.shape, plan.dtype, plan.slots);
+  if (config.training.cuda_graph) {
+    const bool beside = groups_.dp_cp->size() > 1 && config.parallel.overlap_grad_reduce;
+    stage_.replay_micro_batches(beside ? PhdStage::ReplayLast::no : PhdStage::ReplayLast::yes);
+  }
   state_.emplace(TrainState{.config = {.optimizer = config.optimizer,
                                        .train_iters = config.training.train_iters,
                                        .z_loss_coeff = config.model.z_loss_coeff,
@@ -145,8 +156,6 @@ void Trainer::allocate() {
     profile_ = std::make_unique<StepProfile>(
         parse_step_range(config.training.profile), config.training.run_dir + "/profile",
         TraceOwner{groups_.world->rank(), groups_.world->size(), backend_.device()}, backend_);
-  const double given = config.training.peak_tflops * kTera;
-  peak_flops_ = given > 0 ? given : measure_peak_flops(backend_, plan.dtype);
 }
 
 std::string Trainer::describe(const DeviceMesh& mesh) const {

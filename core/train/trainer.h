@@ -6,7 +6,7 @@
 #include <optional>
 #include <string>
 
-#include "core/train/memory_needs.h"
+#include "core/train/memory_check.h"
 #include "core/train/metrics_log.h"
 #include "core/train/pipeline_report.h"
 #include "core/train/run_checkpoints.h"

@@ -34,6 +34,7 @@ struct TrainingConfig {
   int64_t seed = 1234;
   ComputePrecision precision = ComputePrecision::fp32;
   DeviceChoice device = DeviceChoice::automatic;
+  bool cuda_graph = false;
   int64_t threads = 0;        // per rank; 0: OpenMP's default
   int64_t eval_interval = 0;  // 0: no evaluation
   int64_t eval_iters = 10;
@@ -57,7 +58,9 @@ void visit_fields(Config& config, Visitor& visit) {
         "sequences per step; 0: micro-batch-size x data-parallel ranks");
   visit("seed", config.seed, "seed of weights and data order");
   visit("precision", config.precision, "compute precision; masters and moments stay fp32");
-  visit("device", config.device, "where to compute");
+  visit("device", config.device, "where to compute; auto: on GPUs if every rank has one");
+  visit("cuda-graph", config.cuda_graph,
+        "record the work of a micro-batch once and replay it (device cuda, data parallelism only)");
   visit("threads", config.threads, "CPU threads per rank; 0: OpenMP's default");
   visit("max-skipped-in-row", config.max_skipped_in_row,
         "stop after this many NaN or infinite steps in a row");

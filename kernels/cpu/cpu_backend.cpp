@@ -54,6 +54,16 @@ void CpuBackend::upload_impl(const Tensor& target, const void* source) {
   if (target.bytes() > 0) std::memcpy(target.data, source, static_cast<size_t>(target.bytes()));
 }
 
+void CpuBackend::upload_columns_impl(const Tensor& target, int64_t column, int64_t columns,
+                                     const void* source) {
+  const int64_t element = dtype_bytes(target.dtype);
+  auto* to = static_cast<char*>(target.data) + column * element;
+  const auto* from = static_cast<const char*>(source);
+  for (int64_t row = 0; row < target.shape[0]; ++row)
+    std::memcpy(to + row * target.shape[1] * element, from + row * columns * element,
+                static_cast<size_t>(columns * element));
+}
+
 void CpuBackend::download_impl(void* target, const Tensor& source) {
   if (source.bytes() > 0) std::memcpy(target, source.data, static_cast<size_t>(source.bytes()));
 }

@@ -23,6 +23,8 @@ class CpuBackend final : public Backend {
 
  private:
   void upload_impl(const Tensor& target, const void* source) override;
+  void upload_columns_impl(const Tensor& target, int64_t column, int64_t columns,
+                           const void* source) override;
   void download_impl(void* target, const Tensor& source) override;
   void zero_impl(const Tensor& y) override;
   void copy_impl(const Tensor& y, const Tensor& x) override;
@@ -66,6 +68,7 @@ class CpuBackend final : public Backend {
                             const Tensor& gate_up) override;
   void cross_entropy_forward_impl(const Tensor& stats, const Tensor& logits,
                                   const CrossEntropyOptions& options) override;
+  void cross_entropy_merge_impl(const Tensor& stats, const Tensor& parts) override;
   void cross_entropy_backward_impl(const Tensor& logits, const Tensor& stats,
                                    const CrossEntropyOptions& options) override;
   void cross_entropy_loss_impl(const Tensor& sums, const Tensor& stats,

@@ -7,6 +7,8 @@
 #include <memory>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/device_block.h"
+#include "kernels/cuda/host_staging.h"
 
 namespace phalanx {
 
@@ -14,25 +16,33 @@ namespace phalanx {
 int cuda_device_count();
 
 /// Runs every op on GPU `device_index`. Ops return as soon as they are queued; only `download` and
-/// `synchronize` wait. One thread calls.
+/// `synchronize` wait, and `upload` while all of its staging memory is on its way. One thread
+/// calls.
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(int device_index);
   ~CudaBackend() override;
 
   Device device() const override { return Device::cuda; }
+  DeviceInfo info() const override;
   std::shared_ptr<void> allocate(int64_t bytes) override;
+  void reserve(int64_t bytes) override;
   void synchronize() override;
+  std::unique_ptr<RecordedOps> record(const std::function<void()>& hand_in) override;
   std::unique_ptr<DeviceClock> device_clock() override;
 
   /// Where the ops run. Others order their work against it with events.
   cudaStream_t stream() const { return stream_; }
 
  private:
-  /// Scratch of the running op: at most kWorkspaceBytes, free for the next op (same stream).
+  /// Scratch of the running op: at most workspace_bytes(Device::cuda), free for the next op (same
+  /// stream).
   void* workspace(int64_t bytes);
 
   void upload_impl(const Tensor& target, const void* source) override;
+  void upload_early_impl(const Tensor& target, const void* source) override;
+  void upload_columns_impl(const Tensor& target, int64_t column, int64_t columns,
+                           const void* source) override;
   void download_impl(void* target, const Tensor& source) override;
   void zero_impl(const Tensor& y) override;
   void copy_impl(const Tensor& y, const Tensor& x) override;
@@ -76,6 +86,7 @@ class CudaBackend final : public Backend {
                             const Tensor& gate_up) override;
   void cross_entropy_forward_impl(const Tensor& stats, const Tensor& logits,
                                   const CrossEntropyOptions& options) override;
+  void cross_entropy_merge_impl(const Tensor& stats, const Tensor& parts) override;
   void cross_entropy_backward_impl(const Tensor& logits, const Tensor& stats,
                                    const CrossEntropyOptions& options) override;
   void cross_entropy_loss_impl(const Tensor& sums, const Tensor& stats,
@@ -98,11 +109,14 @@ class CudaBackend final : public Backend {
   void adamw_step_impl(const AdamWTensors& tensors, const AdamWOptions& options) override;
   void add_sum_squares_impl(const Tensor& sum, const Tensor& x) override;
 
-  static constexpr int64_t kWorkspaceBytes = 64 << 20;
   struct MatmulCache;  // matrix products: handle, descriptors and chosen algorithms
 
   int device_index_;
   cudaStream_t stream_ = nullptr;
+  cudaStream_t copy_stream_ = nullptr;    // of early uploads
+  cudaEvent_t early_uploaded_ = nullptr;  // the latest of them is done
+  std::unique_ptr<HostStaging> staging_;
+  std::shared_ptr<DeviceBlock> block_;  // absent until `reserve`
   int num_multiprocessors_ = 1;
   std::shared_ptr<void> workspace_;
   std::shared_ptr<MatmulCache> matmuls_;  // shared, because its type is known to matmul.cpp only

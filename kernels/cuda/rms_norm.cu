@@ -313,8 +313,8 @@ void CudaBackend::rms_norm_backward_impl(const RmsNormBackward& arguments) {
     dispatch_packs<T>(in_packs, [&]<int n>() {
       const int threads = row_threads((norm.width + n - 1) / n, kBackwardThreads);
       const int64_t bytes = norm.width * static_cast<int64_t>(sizeof(Acc));
-      norm.parts =
-          number_of_parts(norm.rows, std::min(kPartThreads / threads, kWorkspaceBytes / bytes));
+      norm.parts = number_of_parts(
+          norm.rows, std::min(kPartThreads / threads, workspace_bytes(Device::cuda) / bytes));
       norm.partial = static_cast<Acc*>(workspace(norm.parts * bytes));
       launch(norm_rows_backward<T, n>, row_shape(norm.parts, threads), stream_, norm);
     });

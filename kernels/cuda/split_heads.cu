@@ -497,7 +497,7 @@ void CudaBackend::split_heads_backward_impl(const SplitHeadsBackward& arguments,
       const int64_t part_threads = num_heads << heads.lane_bits;
       const int64_t part_bytes = num_heads * heads.dim * static_cast<int64_t>(sizeof(Acc));
       gradients.parts = number_of_parts(
-          rows, std::min(kPartThreads / part_threads, kWorkspaceBytes / part_bytes));
+          rows, std::min(kPartThreads / part_threads, workspace_bytes(Device::cuda) / part_bytes));
       LaunchShape shape = one_thread_each(gradients.parts * part_threads, kThreads);
       const int64_t groups = kThreads >> heads.lane_bits;
       if (per_head) shape.shared_bytes = groups * heads.dim * static_cast<int64_t>(sizeof(Acc));

@@ -10,12 +10,9 @@
 #include <chrono>
 #include <sstream>
 
-#include "core/model/phd_stage.h"
-#include "kernels/base/philox.h"
 #include "kernels/make_backend.h"
-#include "parallel/distributed_optimizer.h"
-#include "parallel/pipeline_schedule.h"
 #include "tests/bench/peak.h"
+#include "tests/bench/training_system.h"
 
 namespace phalanx {
 namespace {
@@ -66,109 +63,11 @@ StageShape stage_shape(const Case& which) {
   return {.positions = 256, .sequences = 16};
 }
 
-/// Hidden keys that the copies from `first_copy` on see, per position on average.
-double hidden_keys(const ModelConfig& config, int64_t positions, int64_t first_copy) {
-  const AttentionMask mask = attention_mask(config, 0);
-  int64_t keys = 0;
-  for (int64_t n = 0; n < positions; ++n)
-    for (int64_t copy = std::max<int64_t>(1, first_copy); copy < config.copies(); ++copy)
-      keys += (n - mask.first_hidden_position(n)) * (config.copies() - 1) + copy;
-  return static_cast<double>(keys) / static_cast<double>(positions);
-}
-
-/// Training FLOPs per original token: matrix products and causal attention, forward plus twice
-/// that for the backward. The last layer computes only what the last copy needs.
-double flops_per_token(const ModelConfig& config, int64_t positions) {
-  const auto h = static_cast<double>(config.hidden_size);
-  const auto f = static_cast<double>(config.ffn_hidden_size);
-  const auto k = static_cast<double>(config.copies());
-  const double causal_keys = static_cast<double>(positions) / 2;
-  double forward = 2 * h * static_cast<double>(config.padded_vocab_size());
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    const bool last = layer + 1 == config.num_layers;
-    const double rows = last ? 1 : k;
-    const int64_t first_copy = last ? config.copies() - 1 : 0;
-    const double keys = rows * causal_keys + hidden_keys(config, positions, first_copy);
-    forward += 2 * (rows * (2 * h * h + 3 * h * f) + k * 2 * h * h) + 4 * h * keys;
-  }
-  return 3 * forward;
-}
-
-MicroBatch mock_batch(const StageShape& shape, int64_t vocab_size) {
-  MicroBatch batch{.positions = shape.positions, .sequences = shape.sequences};
-  const Philox random(1234, "bench.tokens");
-  const auto count = static_cast<uint64_t>(shape.positions * shape.sequences);
-  const auto token = [&](uint64_t index) {
-    return static_cast<int32_t>(random.uniform(index) * static_cast<double>(vocab_size));
-  };
-  for (uint64_t i = 0; i < count; ++i) {
-    batch.tokens.push_back(token(i));
-    batch.targets.push_back(token(i + count));
-  }
-  return batch;
-}
-
-/// One rank's whole training system. Gradients are reduced in a group of one, so this is the
-/// trainer's step without its log.
-class TrainingSystem {
- public:
-  TrainingSystem(const Case& which, int threads)
-      : model_(model_config(which)),
-        shape_(stage_shape(which)),
-        batch_{mock_batch(shape_, model_.vocab_size)},
-        backend_(make_backend(Device::cpu, {.num_threads = threads})),
-        stage_(model_, store_, *backend_, groups_),
-        gradients_(allocated(which), *backend_, groups_, {}),
-        optimizer_(store_, gradients_, *backend_, groups_, config_) {
-    optimizer_.initialise(1234);
-    schedule_ = make_schedule(PipelineScheduleKind::automatic, {});
-    stage_.allocate(shape_, store_.dtype(), slots_of(schedule_, 1));
-  }
-
-  int64_t tokens() const { return shape_.positions * shape_.sequences; }
-  double flops() const {
-    return flops_per_token(model_, shape_.positions) * static_cast<double>(tokens());
-  }
-
-  /// One step; returns its loss.
-  double step() {
-    gradients_.zero();
-    stage_.begin_step(batch_, {.loss_tokens = tokens()}, gradients_);
-    run_pipeline(schedule_, stage_, *groups_.pp, 1);
-    gradients_.finish_sync();
-    const double norm = optimizer_.gradient_norm();
-    optimizer_.step(config_.lr, clip_factor(norm, config_.clip_grad));
-    gradients_.gather_weights();
-    return stage_.loss_sums().cross_entropy / static_cast<double>(tokens());
-  }
-
- private:
-  ParameterStore& allocated(const Case& which) {
-    store_.allocate(*backend_, which.precision == "bf16" ? DType::bf16 : DType::f32);
-    return store_;
-  }
-
-  ModelConfig model_;
-  OptimizerConfig config_;
-  StageShape shape_;
-  std::vector<MicroBatch> batch_;
-  std::unique_ptr<Backend> backend_;
-  ProcessGroups groups_ = make_single_process_groups();
-  ParameterStore store_;
-  PhdStage stage_;
-  GradientBuffer gradients_;
-  DistributedOptimizer optimizer_;
-  std::vector<PipelineAction> schedule_;
-};
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 void run_case(const Case& which, const Options& options, const Peaks& peaks) {
   constexpr int kWarmUp = 2;  // first touches of memory, matrix-product primitives made once
-  TrainingSystem system(which, options.threads);
+  const auto backend = make_backend(Device::cpu, {.num_threads = options.threads});
+  TrainingSystem system(model_config(which), stage_shape(which),
+                        which.precision == "bf16" ? DType::bf16 : DType::f32, *backend);
   std::vector<double> seconds;
   double loss = 0;
   for (int step = 0; step < options.steps + kWarmUp; ++step) {
@@ -187,14 +86,6 @@ void run_case(const Case& which, const Options& options, const Peaks& peaks) {
       time * 1e3, *std::min_element(seconds.begin(), seconds.end()) * 1e3, rate * 1e-9,
       100 * rate / peak, loss);
   std::fflush(stdout);
-}
-
-/// The words of "a,b,c".
-std::vector<std::string> words(const std::string& text) {
-  std::vector<std::string> found;
-  std::istringstream stream(text);
-  for (std::string word; std::getline(stream, word, ',');) found.push_back(word);
-  return found;
 }
 
 Options parse(int argc, char** argv) {

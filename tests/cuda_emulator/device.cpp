@@ -4,7 +4,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
+#include <deque>
 #include <map>
 
 #include "tests/cuda_emulator/counters.h"
@@ -34,6 +34,15 @@ int num_devices() {
   return count;
 }
 
+/// Tens: major, units: minor.
+int compute_capability() {
+  static const int number = [] {
+    const char* text = std::getenv("EMULATED_COMPUTE_CAPABILITY");
+    return text != nullptr ? std::atoi(text) : 90;
+  }();
+  return number;
+}
+
 struct EntryPoints {
   std::mutex mutex;
   std::map<std::string, void*> by_name;
@@ -59,7 +68,8 @@ void break_device(cudaError_t code, const std::string& text) {
   const std::lock_guard lock(broken_mutex);
   std::fprintf(stderr, "CUDA emulator: %s\n", text.c_str());
   if (broken != cudaSuccess) return;
-  broken_text = strdup(text.c_str());  // kept: programs hold on to texts of errors
+  static auto* texts = new std::deque<std::string>;  // programs hold on to texts of errors
+  broken_text = texts->emplace_back(text).c_str();
   broken = code;
 }
 
@@ -161,8 +171,8 @@ cudaError_t cudaDeviceGetAttribute(int* value, enum cudaDeviceAttr attr, int dev
       {cudaDevAttrGlobalMemoryBusWidth, 5120},
       {cudaDevAttrL2CacheSize, 50 << 20},
       {cudaDevAttrMaxThreadsPerMultiProcessor, 2048},
-      {cudaDevAttrComputeCapabilityMajor, 9},
-      {cudaDevAttrComputeCapabilityMinor, 0},
+      {cudaDevAttrComputeCapabilityMajor, compute_capability() / 10},
+      {cudaDevAttrComputeCapabilityMinor, compute_capability() % 10},
       {cudaDevAttrMaxSharedMemoryPerMultiprocessor, 228 << 10},
       {cudaDevAttrMaxSharedMemoryPerBlockOptin, static_cast<int>(kSharedBytesAtMost)}};
   const auto found = values.find(attr);

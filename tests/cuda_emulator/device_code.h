@@ -20,7 +20,7 @@
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __grid_constant__
-#define __align__(n) alignas(n)
+#define __align__(n) __attribute__((aligned(n)))
 // One copy per host thread: a host thread runs one block at a time. The tag in the symbol's name
 // is how shared_memory.cpp finds these variables, to poison them before each block.
 #define __shared__ static thread_local __attribute__((abi_tag("cuda_shared")))

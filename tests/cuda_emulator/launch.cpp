@@ -10,6 +10,7 @@
 
 #include "tests/cuda_emulator/collective.h"
 #include "tests/cuda_emulator/counters.h"
+#include "tests/cuda_emulator/hopper_block.h"
 #include "tests/cuda_emulator/order.h"
 #include "tests/cuda_emulator/runtime_state.h"
 #include "tests/cuda_emulator/shared_memory.h"
@@ -67,9 +68,11 @@ void run_block(Scheduler& scheduler, const Launch& launch, uint64_t number) {
                      .grid = launch.grid,
                      .body = &launch.body};
   prepare_shared_memory(launch.shared_bytes);
+  start_hopper_block();
   scheduler.run(run);
   check_shared_memory();
   check_meetings();
+  finish_hopper_block(scheduler.num_threads());
 }
 
 void run_grid(const Launch& launch) {
@@ -114,5 +117,10 @@ cudaError_t cudaFuncSetAttribute(const void* func, enum cudaFuncAttribute attr, 
   const std::lock_guard lock(shared_limits().mutex);
   auto& limit = shared_limits().by_kernel.try_emplace(func, kSharedBytesByDefault).first->second;
   limit = std::max(kSharedBytesByDefault, static_cast<size_t>(value));
+  return cudaSuccess;
+}
+
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes* attr, const void*) {
+  *attr = {.sharedSizeBytes = 0, .maxThreadsPerBlock = 1024, .numRegs = 64};
   return cudaSuccess;
 }

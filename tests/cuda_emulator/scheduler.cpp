@@ -35,9 +35,12 @@ std::string Site::text() const {
 }
 
 bool Site::operator==(const Site& other) const {
-  return operation == other.operation && where.line() == other.where.line() &&
+  const bool same_name =
+      operation == other.operation || std::strcmp(operation, other.operation) == 0;
+  const char* file = where.file_name();  // mostly the very same text: one kernel, one source
+  return same_name && where.line() == other.where.line() &&
          where.column() == other.where.column() &&
-         std::strcmp(where.file_name(), other.where.file_name()) == 0;
+         (file == other.where.file_name() || std::strcmp(file, other.where.file_name()) == 0);
 }
 
 Scheduler::Scheduler() : order_(RunOrder::current()) {}
@@ -63,6 +66,7 @@ void Scheduler::prepare(const BlockRun& block) {
   for (size_t i = count; order_.is_random() && i > 1; --i)
     std::swap(start_order_[i - 1], start_order_[order_.random(i)]);
   num_started_ = num_finished_ = 0;
+  later_.clear();  // what the last block did not wait for is not brought to this one
 }
 
 void Scheduler::run(const BlockRun& block) {
@@ -110,15 +114,18 @@ void Scheduler::run_threads() {
   Thread& thread = *self_;
   thread.state = Thread::State::running;
   threadIdx = thread.index;
+  Fiber* const mine = thread.fiber;
+  Thread* next = nullptr;
   try {
     (*block_->body)();
+    thread.state = Thread::State::finished;
+    ++num_finished_;
+    next = choose();
+  } catch (const KernelError& error) {
+    error_ = error.what();
   } catch (const std::exception& error) {
     error_ = place_text(&thread) + "an exception in device code: " + error.what();
   }
-  thread.state = Thread::State::finished;
-  ++num_finished_;
-  Fiber* const mine = thread.fiber;
-  Thread* const next = error_.empty() ? choose() : nullptr;
   if (next == nullptr) {
     if (error_.empty() && num_finished_ < threads_.size()) error_ = stuck_text();
     free_fibers_.push_back(mine);
@@ -206,6 +213,7 @@ Thread* Scheduler::take_unstarted() {
 
 /// Asks the conditions of those who poll; what was put off is done one by one until one holds.
 bool Scheduler::wake_somebody() {
+  if (num_finished_ == threads_.size()) return false;  // what is still put off came too late
   for (;;) {
     const size_t before = polling_.size();
     std::erase_if(polling_, [&](Thread* thread) {
@@ -221,12 +229,9 @@ bool Scheduler::wake_somebody() {
   }
 }
 
+/// Unwinds the thread's stack, so that nothing on it leaks; the other threads' hold nothing.
 void Scheduler::fail(const Site& site, const std::string& text) {
-  error_ = place_text(self_) + site.text() + ": " + text;
-  Thread& me = *self_;
-  self_ = nullptr;
-  switch_context(*me.fiber, host_);
-  std::abort();
+  throw KernelError(place_text(self_) + site.text() + ": " + text);
 }
 
 namespace {

@@ -2,7 +2,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "kernels/cpu/attention.h"
 #include "tests/kernels/attention_run.h"
 
 namespace phalanx::testing {

@@ -48,16 +48,12 @@ class AttentionMerge : public ::testing::Test {
  protected:
   using Real = Accumulator<T>;
 
-  Tensor keep(const Shape& shape, DType dtype) {
-    blocks_.emplace_back(static_cast<size_t>(shape.numel() * dtype_bytes(dtype)), char{0});
-    return {blocks_.back().data(), shape, dtype, Device::cpu};
-  }
   /// `x` [K, B, G, 70, D] at the part.
   Tensor part_of(const Tensor& x, const KeyPart& part) {
     int64_t count = 0;
     for (const PositionRange& run : part.runs) count += run.size();
     const Tensor copies = x.slice(part.first_copy, part.first_copy + part.copies);
-    const Tensor result = keep(copies.shape.with_dim(3, count), x.dtype);
+    const Tensor result = device.zeros(copies.shape.with_dim(3, count), x.dtype);
     ops->gather_positions(result, copies, part.runs);
     return result;
   }
@@ -68,17 +64,20 @@ class AttentionMerge : public ::testing::Test {
     whole.key_runs = part.runs;
     return whole;
   }
-  static Operand<T> rounded(const Tensor& sum) {
+  std::vector<Real> downloaded(const Tensor& x) {
+    std::vector<Real> values(static_cast<size_t>(x.numel()));
+    ops->download(values.data(), x);
+    return values;
+  }
+  Operand<T> rounded(const Tensor& sum) {
     Operand<T> result(sum.numel());
-    for (int64_t i = 0; i < sum.numel(); ++i)
-      result.data[static_cast<size_t>(i)] = T(sum.as<Real>()[i]);
+    const std::vector<Real> values = downloaded(sum);
+    std::transform(values.begin(), values.end(), result.data.begin(), [](Real x) { return T(x); });
     return result;
   }
 
-  std::unique_ptr<Backend> ops = make_backend(Device::cpu);
-
- private:
-  std::vector<std::vector<char>> blocks_;
+  std::unique_ptr<Backend> ops = make_backend(test::test_device());
+  DeviceTensors device{*ops};
 };
 using Types = ::testing::Types<float, BFloat16, double>;
 TYPED_TEST_SUITE(AttentionMerge, Types);
@@ -94,37 +93,42 @@ TYPED_TEST(AttentionMerge, PartsEqualTheWhole) {
     SCOPED_TRACE(number);
     AttentionRun<T> run(cases[number]);
     const AttentionCase& c = run.c;
-    const AttentionInputs whole = run.inputs();
+    const AttentionInputs whole = this->device.upload(run.inputs());
 
-    const Tensor out = this->keep(c.out_shape(), acc);
-    Operand<Real> lse(c.num_rows());
-    for (Real& x : lse.data) x = -std::numeric_limits<Real>::infinity();
-    const Tensor part_out = this->keep(c.out_shape(), dtype);
-    const Tensor part_lse = this->keep(c.row_shape(), acc);
+    const Tensor out = this->device.zeros(c.out_shape(), acc);
+    Operand<Real> host_lse(c.num_rows());
+    for (Real& x : host_lse.data) x = -std::numeric_limits<Real>::infinity();
+    const Tensor lse = this->device.upload(host_lse.tensor(c.row_shape()));
+    const Tensor part_out = this->device.zeros(c.out_shape(), dtype);
+    const Tensor part_lse = this->device.zeros(c.row_shape(), acc);
     for (const KeyPart& part : key_parts(c.mask)) {
       this->ops->attention_forward(part_out, part_lse, this->part_inputs(whole, part));
-      this->ops->attention_merge(out, lse.tensor(c.row_shape()), part_out, part_lse);
+      this->ops->attention_merge(out, lse, part_out, part_lse);
     }
     const ReferenceForward expected =
         reference_forward(c, run.q.values(), run.k.values(), run.v.values());
     Operand<T> merged = this->rounded(out);
     EXPECT_LE(error_ratio(merged, expected.out), 1.0);
-    EXPECT_LE(lse_error_ratio(lse, expected), 1.0);
+    host_lse.data = this->downloaded(lse);
+    EXPECT_LE(lse_error_ratio(host_lse, expected), 1.0);
 
-    const Tensor dq_part = this->keep(c.query_shape(), dtype);
-    const Tensor dq = this->keep(c.query_shape(), acc);
-    const Tensor dk = this->keep(c.key_shape(), acc);
-    const Tensor dv = this->keep(c.key_shape(), acc);
+    const Tensor dq_part = this->device.zeros(c.query_shape(), dtype);
+    const Tensor dq = this->device.zeros(c.query_shape(), acc);
+    const Tensor dk = this->device.zeros(c.key_shape(), acc);
+    const Tensor dv = this->device.zeros(c.key_shape(), acc);
+    const Tensor delta = this->device.zeros(c.row_shape(), acc);
+    const Tensor dout = this->device.upload(run.dout.tensor(c.out_shape()));
+    const Tensor merged_out = this->device.upload(merged.tensor(c.out_shape()));
     const PositionRange all_rows[] = {{0, dq.shape.rows()}};
     for (const KeyPart& part : key_parts(c.mask)) {
       const AttentionInputs inputs = this->part_inputs(whole, part);
-      const Tensor dk_part = this->keep(inputs.k.shape, dtype);
-      const Tensor dv_part = this->keep(inputs.k.shape, dtype);
+      const Tensor dk_part = this->device.zeros(inputs.k.shape, dtype);
+      const Tensor dv_part = this->device.zeros(inputs.k.shape, dtype);
       this->ops->attention_backward({.gradients = {dq_part, dk_part, dv_part},
-                                     .delta = run.delta.tensor(c.row_shape()),
-                                     .dout = run.dout.tensor(c.out_shape()),
-                                     .out = merged.tensor(c.out_shape()),
-                                     .lse = lse.tensor(c.row_shape())},
+                                     .delta = delta,
+                                     .dout = dout,
+                                     .out = merged_out,
+                                     .lse = lse},
                                     inputs);
       const int64_t end = part.first_copy + part.copies;
       this->ops->accumulate_positions(dq.as_matrix(), dq_part.as_matrix(), all_rows);
@@ -147,11 +151,13 @@ TYPED_TEST(AttentionMerge, NothingSeenOnOneSideOrOnBoth) {
   std::vector<TypeParam> part = {TypeParam(1.0F), TypeParam(2.0F), TypeParam(0.0F),
                                  TypeParam(0.0F), TypeParam(0.0F), TypeParam(0.0F)};
   std::vector<Real> part_lse = {Real(-2), kNothing, kNothing};
-  this->ops->attention_merge(
-      cpu_tensor(out.data(), {3, 1, 1, 2}), cpu_tensor(lse.data(), {1, 1, 3, 1}),
-      cpu_tensor(part.data(), {3, 1, 1, 2}), cpu_tensor(part_lse.data(), {1, 1, 3, 1}));
-  EXPECT_EQ(out, (std::vector<Real>{1, 2, 3, 4, 0, 0}));
-  EXPECT_EQ(lse, (std::vector<Real>{-2, Real(0.5), kNothing}));
+  const Tensor sum = this->device.upload(cpu_tensor(out.data(), {3, 1, 1, 2}));
+  const Tensor sum_lse = this->device.upload(cpu_tensor(lse.data(), {1, 1, 3, 1}));
+  this->ops->attention_merge(sum, sum_lse,
+                             this->device.upload(cpu_tensor(part.data(), {3, 1, 1, 2})),
+                             this->device.upload(cpu_tensor(part_lse.data(), {1, 1, 3, 1})));
+  EXPECT_EQ(this->downloaded(sum), (std::vector<Real>{1, 2, 3, 4, 0, 0}));
+  EXPECT_EQ(this->downloaded(sum_lse), (std::vector<Real>{-2, Real(0.5), kNothing}));
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <vector>
 
-#include "kernels/cpu/attention.h"
+#include "kernels/backend.h"
 
 namespace phalanx::testing {
 using Values = std::vector<double>;

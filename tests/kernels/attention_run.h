@@ -8,8 +8,9 @@
 #include <random>
 #include <vector>
 
-#include "kernels/cpu/attention.h"
+#include "kernels/make_backend.h"
 #include "tests/kernels/attention_reference.h"
+#include "tests/test_device.h"
 
 namespace phalanx::testing {
 
@@ -32,6 +33,34 @@ struct Operand {
     for (const T& x : data) result.push_back(static_cast<double>(static_cast<Accumulator<T>>(x)));
     return result;
   }
+};
+
+/// Tensors of a test on the device under test, beside those on the host that they copy.
+class DeviceTensors {
+ public:
+  explicit DeviceTensors(Backend& ops) : ops_(ops) {}
+
+  Tensor zeros(const Shape& shape, DType dtype) {
+    Tensor tensor{.data = nullptr, .shape = shape, .dtype = dtype, .device = ops_.device()};
+    blocks_.push_back(ops_.allocate(tensor.bytes()));
+    tensor.data = blocks_.back().get();
+    return tensor;
+  }
+  Tensor upload(const Tensor& host) {
+    if (!host) return host;
+    const Tensor tensor = zeros(host.shape, host.dtype);
+    ops_.upload(tensor, host.data);
+    return tensor;
+  }
+  AttentionInputs upload(AttentionInputs host) {
+    for (Tensor* x : {&host.q, &host.k, &host.v, &host.document_start}) *x = upload(*x);
+    return host;
+  }
+  void download(const Tensor& host, const Tensor& tensor) { ops_.download(host.data, tensor); }
+
+ private:
+  Backend& ops_;
+  std::vector<std::shared_ptr<void>> blocks_;
 };
 
 /// Operands and results of one case; results hold NaN until they are computed.
@@ -76,20 +105,31 @@ struct AttentionRun {
   void forward(int num_threads = 0) {
     out.poison();
     lse.poison();
-    cpu_attention_forward(out.tensor(c.out_shape()), lse.tensor(c.row_shape()), inputs(),
-                          num_threads);
+    const auto ops = make_backend(test::test_device(), {.num_threads = num_threads});
+    DeviceTensors device(*ops);
+    const Tensor device_out = device.upload(out.tensor(c.out_shape()));
+    const Tensor device_lse = device.upload(lse.tensor(c.row_shape()));
+    ops->attention_forward(device_out, device_lse, device.upload(inputs()));
+    device.download(out.tensor(c.out_shape()), device_out);
+    device.download(lse.tensor(c.row_shape()), device_lse);
   }
   void backward(int num_threads = 0) {
     for (Operand<T>* x : {&dq, &dk, &dv}) x->poison();
     delta.poison();
-    cpu_attention_backward({.gradients = {.dq = dq.tensor(c.query_shape()),
-                                          .dk = dk.tensor(c.key_shape()),
-                                          .dv = dv.tensor(c.key_shape())},
-                            .delta = delta.tensor(c.row_shape()),
-                            .dout = dout.tensor(c.out_shape()),
-                            .out = out.tensor(c.out_shape()),
-                            .lse = lse.tensor(c.row_shape())},
-                           inputs(), num_threads);
+    const auto ops = make_backend(test::test_device(), {.num_threads = num_threads});
+    DeviceTensors device(*ops);
+    const Backend::AttentionBackward arguments{
+        .gradients = {.dq = device.upload(dq.tensor(c.query_shape())),
+                      .dk = device.upload(dk.tensor(c.key_shape())),
+                      .dv = device.upload(dv.tensor(c.key_shape()))},
+        .delta = device.upload(delta.tensor(c.row_shape())),
+        .dout = device.upload(dout.tensor(c.out_shape())),
+        .out = device.upload(out.tensor(c.out_shape())),
+        .lse = device.upload(lse.tensor(c.row_shape()))};
+    ops->attention_backward(arguments, device.upload(inputs()));
+    device.download(dq.tensor(c.query_shape()), arguments.gradients.dq);
+    device.download(dk.tensor(c.key_shape()), arguments.gradients.dk);
+    device.download(dv.tensor(c.key_shape()), arguments.gradients.dv);
   }
 };
 

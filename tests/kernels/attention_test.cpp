@@ -1,6 +1,4 @@
 // Attention forward: against the definition in f64, and the invariants of PHD-Transformer.
-#include "kernels/cpu/attention.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

@@ -132,6 +132,30 @@ Array merge_stats(const std::vector<Array>& shards) {
   return merged;
 }
 
+TEST_P(HeadTable, CrossEntropyMerge) {
+  for (const int64_t rows : {1, 7, 300})
+    for (const int64_t ranks : {1, 2, 5}) {
+      std::vector<Array> shards;
+      Array parts({ranks, rows, 3});
+      for (int64_t rank = 0; rank < ranks; ++rank) {
+        Array shard = random_array({rows, 3}, acc, static_cast<int>(10 * rank + rows), 20.0);
+        for (int64_t row = 0; row < rows; ++row) {
+          shard[row * 3 + 1] = 1.0 + std::abs(shard[row * 3 + 1]);
+          // A rank that has padding only: the maximum of nothing.
+          if (rank == 1 && row % 2 == 0) {
+            shard[row * 3] = -std::numeric_limits<double>::infinity();
+            shard[row * 3 + 1] = shard[row * 3 + 2] = 0.0;
+          }
+        }
+        for (int64_t i = 0; i < shard.numel(); ++i) parts[rank * 3 * rows + i] = shard[i];
+        shards.push_back(shard);
+      }
+      const Tensor merged = bench.poisoned({rows, 3}, acc);
+      ops.cross_entropy_merge(merged, bench.upload(parts, acc));
+      expect_close(bench.download(merged), merge_stats(shards), acc, 1, "merged");
+    }
+}
+
 TEST_P(HeadTable, CrossEntropyOverShards) {
   for (const auto& [rows, columns, vocab] :
        std::vector<LossSize>{{1, 2, 1}, {7, 10, 9}, {5, 130, 61}, {33, 1000, 1000}})

@@ -171,8 +171,12 @@ INSTANTIATE_TEST_SUITE_P(
                      c.parallel.tensor_model_parallel_size = 2;
                    },
                    "add --sequence-parallel"},
-        IllegalRun{"device", [](RunConfig& c) { c.training.device = DeviceChoice::cuda; },
-                   "device cuda is not supported"},
+        IllegalRun{"cuda_graph",
+                   [](RunConfig& c) {
+                     c.training.cuda_graph = true;
+                     c.parallel.tensor_model_parallel_size = 2;
+                   },
+                   "tensor-model-parallel-size 2 has some"},
         IllegalRun{"length", [](RunConfig& c) { c.data.seq_length = 0; }, "seq-length 0"}),
     [](const auto& test) { return test.param.name; });
 

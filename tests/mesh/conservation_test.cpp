@@ -82,9 +82,9 @@ struct Sum {
   }
 };
 
-/// Bytes of the loss's three numbers per row that tp reduces in f64: the maxima, then the rest.
+/// Bytes of the loss's three numbers per row that each rank of tp gathers from the others.
 int64_t loss_statistics(const StepTraffic& step) {
-  return 24 * step.u() / (step.layout.model.hidden_size * kE);
+  return 3 * kA * step.u() / (step.layout.model.hidden_size * kE);
 }
 
 int64_t forwards(const StepTraffic& step) {
@@ -105,7 +105,7 @@ TEST(Conservation, TensorParallelReducesWholeActivations) {
       const int64_t k = step.copies(), u = step.u(), layers = model.num_layers;
       const int64_t head_norms = model.norm_scheme == NormScheme::pre_norm ? 0 : kHeadNorms;
       Sum sum;
-      sum.add(1 + 1 + 2, k * u + u + loss_statistics(step));
+      sum.add(1 + 1, k * u + u);
       for (int64_t layer = 0; layer < layers; ++layer) {
         const bool last = layer == layers - 1;
         const int64_t q = last ? 1 : k;
@@ -117,8 +117,9 @@ TEST(Conservation, TensorParallelReducesWholeActivations) {
           step.m() * sum.total.calls + head_norms * layers,
           step.m() * sum.total.bytes + head_norms * layers * model.head_dim() * kA};
       EXPECT_EQ(step.of(step.system.groups.tp, Collective::all_reduce), expected);
-      for (const Collective other :
-           {Collective::all_gather, Collective::reduce_scatter, Collective::exchange})
+      const Traffic statistics{step.m(), step.m() * loss_statistics(step)};
+      EXPECT_EQ(step.of(step.system.groups.tp, Collective::all_gather), statistics);
+      for (const Collective other : {Collective::reduce_scatter, Collective::exchange})
         EXPECT_EQ(step.of(step.system.groups.tp, other), Traffic{});
     });
 }
@@ -148,8 +149,9 @@ TEST(Conservation, SequenceParallelMovesEachAllReduceInTwoHalves) {
         if (last && k > 1) scatters.add(1, u);
       }
       const auto& tp = step.system.groups.tp;
-      const Traffic all_gathers{step.m() * gathers.total.calls,
-                                step.m() * gathers.total.bytes / tp->size()};
+      const Traffic all_gathers{
+          step.m() * (gathers.total.calls + 1),
+          step.m() * (gathers.total.bytes / tp->size() + loss_statistics(step))};
       const Traffic reduce_scatters{step.m() * scatters.total.calls,
                                     step.m() * scatters.total.bytes};
       EXPECT_EQ(step.of(tp, Collective::all_gather), all_gathers);
@@ -157,9 +159,8 @@ TEST(Conservation, SequenceParallelMovesEachAllReduceInTwoHalves) {
       // Norms: attention's of layer 0, one per feed-forward, the final one.
       const int64_t wide_norms = layers + 2;
       const Traffic reduced{
-          2 * step.m() + kHeadNorms * layers + wide_norms,
-          step.m() * loss_statistics(step) +
-              (kHeadNorms * layers * model.head_dim() + wide_norms * model.hidden_size) * kA};
+          kHeadNorms * layers + wide_norms,
+          (kHeadNorms * layers * model.head_dim() + wide_norms * model.hidden_size) * kA};
       EXPECT_EQ(step.of(tp, Collective::all_reduce), reduced);
     });
 }

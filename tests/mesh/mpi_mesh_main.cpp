@@ -1,9 +1,10 @@
 // Mesh equivalence under mpirun: each argument is a line of MeshCase for as many ranks as there
-// are. Exits non-zero if any differs from one rank.
+// are, on the device that PHALANX_TEST_DEVICE names. Exits non-zero if any differs from one rank.
 #include "kernels/base/log.h"
-#include "kernels/cpu/cpu_backend.h"
+#include "kernels/make_backend.h"
 #include "parallel/mpi_process_group.h"
 #include "tests/mesh/mesh_case.h"
+#include "tests/test_device.h"
 
 namespace phalanx::test {
 namespace {
@@ -12,9 +13,11 @@ void run(const std::string& line, const MpiSession& session) {
   const MeshCase mesh(line);
   check(mesh.world_size == session.size(), "'", line, "' is a layout of ", mesh.world_size,
         " ranks, not of ", session.size());
-  CpuBackend backend(1);
-  ProcessGroups groups = make_mpi_process_groups(DeviceMesh(mesh.layout.parallel, mesh.world_size));
-  for (const LayoutDifference& difference : compare_with_one_rank(mesh.layout, backend, groups))
+  const auto backend =
+      make_backend(test_device(), {.num_threads = 1, .local_rank = session.rank()});
+  ProcessGroups groups = make_device_process_groups(
+      DeviceMesh(mesh.layout.parallel, mesh.world_size), *backend, Communication::automatic);
+  for (const LayoutDifference& difference : compare_with_one_rank(mesh.layout, *backend, groups))
     fail("'", line, "', step ", difference.step, ": ", difference.what, " differs by ",
          difference.difference, ", tolerance ", difference.tolerance);
   if (session.rank() == 0) log_info("'{}' equals one rank", line);

@@ -99,6 +99,12 @@ void check_channels(ProcessGroup& group) {
   const int previous = (group.rank() + group.size() - 1) % group.size();
   constexpr int kNumChannels = 4;
   constexpr int kNumMessages = 3;  // per channel: must keep their order
+  std::vector<ChannelEnd> ends;
+  for (int channel = 0; channel < kNumChannels; ++channel) {
+    ends.push_back({.peer = next, .channel = channel, .sends = true});
+    ends.push_back({.peer = previous, .channel = channel, .sends = false});
+  }
+  group.open_channels(ends);
   std::vector<std::vector<int64_t>> sent;
   std::vector<std::vector<int64_t>> received;
   std::vector<PendingWork> works;

@@ -8,7 +8,7 @@
 #include <set>
 #include <sstream>
 
-#include "core/train/memory_needs.h"
+#include "core/train/memory_options.h"
 #include "core/train/peak_flops.h"
 #include "core/train/run_evaluation.h"
 #include "core/train/run_generation.h"
@@ -254,17 +254,79 @@ TEST(MemoryNeeds, ReadsWhatTheMachineHas) {
   EXPECT_EQ(parse_available_memory("MemTotal: 10 kB\n"), -1);
 }
 
-TEST(MemoryNeeds, TooMuchIsRefusedWithFiguresAndOptions) {
+/// The text of a refusal with `advice`; empty if there is none.
+std::string refusal(const MemoryNeeds& needs, const DeviceInfo& device) {
   const ProcessGroups groups = make_single_process_groups();
   try {
-    check_memory({.activations = int64_t{1} << 50}, *groups.world);
-    FAIL();
+    check_memory(needs, device, *groups.world, [](const MemoryRoom& room) {
+      return std::to_string(room.device) + " bytes of room";
+    });
   } catch (const UsageError& error) {
-    EXPECT_THAT(error.what(), testing::AllOf(testing::HasSubstr("1073741824 MiB needed"),
-                                             testing::HasSubstr("--micro-batch-size"),
-                                             testing::HasSubstr("activations")));
+    return error.what();
   }
-  EXPECT_NO_THROW(check_memory({.activations = 1}, *groups.world));
+  return {};
+}
+
+TEST(MemoryCheck, TooMuchForTheMachineIsRefused) {
+  EXPECT_THAT(
+      refusal({.activations = int64_t{1} << 50}, {}),
+      testing::AllOf(testing::HasSubstr("1073741824 MiB needed"),
+                     testing::HasSubstr("bytes of room"), testing::HasSubstr("activations")));
+  EXPECT_EQ(refusal({.activations = 1}, {}), "");
+}
+
+TEST(MemoryCheck, TheGpuHasItsOwnMemory) {
+  const DeviceInfo gpu{.name = "GPU", .memory_key = "0", .free_bytes = 1 << 30};
+  MemoryNeeds needs{.weights = 1 << 30, .snapshot = 1 << 20, .device = Device::cuda};
+  EXPECT_EQ(refusal(needs, gpu), "");
+  needs.scratch = 1;
+  EXPECT_THAT(refusal(needs, gpu), testing::AllOf(testing::HasSubstr("one GPU lack 1 MiB"),
+                                                  testing::HasSubstr("1073741824 bytes of room")));
+  needs.scratch = 0;
+  needs.snapshot = int64_t{1} << 50;  // on the host
+  EXPECT_THAT(refusal(needs, gpu), testing::HasSubstr("one machine lack"));
+}
+
+/// A run of `sequences` at once, and the memory it needs on the GPU.
+RunConfig wide_run(int64_t sequences) {
+  RunConfig config = tiny_run();
+  config.model.vocab_size = 257;
+  config.training.run_dir = "run";
+  config.training.micro_batch_size = sequences;
+  config.training.global_batch_size = sequences;
+  return config;
+}
+
+TEST(MemoryOptions, EachOptionThatIsNamedFits) {
+  const RunConfig config = wide_run(16);
+  const int64_t needed = measure_memory(config, 1, Device::cuda).first.on_device();
+  RunConfig half = config;
+  half.training.micro_batch_size = 8;
+  const int64_t room = measure_memory(half, 1, Device::cuda).first.on_device();
+  ASSERT_LT(room, needed);
+  const std::string text =
+      options_that_fit(config, 1, Device::cuda, {.device = room, .host = int64_t{1} << 40});
+  EXPECT_THAT(text, testing::HasSubstr("--micro-batch-size 8"));
+  EXPECT_THAT(text, testing::Not(testing::HasSubstr("--micro-batch-size 4")));  // the nearest
+  EXPECT_THAT(text, testing::Not(testing::HasSubstr("recompute attention")));   // saves too little
+}
+
+TEST(MemoryOptions, SeveralTogetherOrMoreRanksWhereOneIsNotEnough) {
+  const RunConfig config = wide_run(16);
+  RunConfig both = config;
+  both.training.micro_batch_size = 1;
+  both.parallel.recompute = {"layer"};
+  const MemoryNeeds needs = measure_memory(both, 1, Device::cuda).first;
+  const int64_t room = needs.on_device();
+  const MemoryRoom narrow{.device = room, .host = int64_t{1} << 40};
+  EXPECT_THAT(options_that_fit(config, 1, Device::cuda, narrow),
+              testing::HasSubstr("--recompute layer --micro-batch-size 1 ("));
+  const int64_t fixed = needs.workspace + needs.driver;
+  const MemoryRoom sharded{.device = fixed + (room - fixed) * 3 / 5, .host = int64_t{1} << 40};
+  EXPECT_THAT(options_that_fit(config, 1, Device::cuda, sharded),
+              testing::HasSubstr(" ranks with "));
+  EXPECT_THAT(options_that_fit(config, 1, Device::cuda, {.device = 1000, .host = 1000}),
+              testing::HasSubstr("smaller model"));
 }
 
 TEST(PeakFlops, IsPositiveAndFinite) {

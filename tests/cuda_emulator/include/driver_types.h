@@ -3,7 +3,7 @@
 
 #include <stddef.h>
 
-#include "vector_types.h"
+#include <vector_types.h>
 
 enum cudaError {
   cudaSuccess = 0,
@@ -106,6 +106,12 @@ enum cudaFuncAttribute {
   cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
   cudaFuncAttributePreferredSharedMemoryCarveout = 9,
   cudaFuncAttributeNonPortableClusterSizeAllowed = 14,
+};
+
+struct cudaFuncAttributes {
+  size_t sharedSizeBytes;
+  int maxThreadsPerBlock;
+  int numRegs;
 };
 
 typedef enum cudaLaunchAttributeID {
