@@ -39,6 +39,7 @@ class Program:
 
     def run(self, words, code=0, **environment):
         done = subprocess.run([self.path, *words], capture_output=True, text=True, check=False,
+                              errors="replace",
                               env={**os.environ, **environment})
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
