@@ -42,6 +42,14 @@ template <int n, class T>
 __device__ Pack<T, n> load_pack(const T* source) {
   return {*reinterpret_cast<const typename PackWords<T, n>::type*>(source)};
 }
+/// The same of memory that the kernel does not write: such loads need not wait for its stores.
+template <int n, class T>
+__device__ Pack<T, n> load_constant_pack(const T* source) {
+  if constexpr (n == 1)
+    return {*source};
+  else
+    return {__ldg(reinterpret_cast<const typename PackWords<T, n>::type*>(source))};
+}
 template <class T, int n>
 __device__ void store_pack(T* target, const Pack<T, n>& pack) {
   *reinterpret_cast<typename PackWords<T, n>::type*>(target) = pack.words;

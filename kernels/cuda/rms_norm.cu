@@ -49,7 +49,7 @@ __device__ Pack<T, n> normalise(const Pack<T, n>& x, const T* weight, Accumulato
   Accumulator<T> values[n];
   Accumulator<T> weights[n];
   unpack(values, x);
-  load<n>(weights, weight);
+  unpack(weights, load_constant_pack<n>(weight));
 #pragma unroll
   for (int j = 0; j < n; ++j) values[j] = rounded<T>(values[j] * rstd) * weights[j];
   return pack_values<T, n>(values);
@@ -57,14 +57,19 @@ __device__ Pack<T, n> normalise(const Pack<T, n>& x, const T* weight, Accumulato
 
 enum class Addition { no, yes };
 
-/// Reads x at `at`, or adds a and b there and stores their sum.
+/// The pack at `at` as it is normalised: x itself, or a + b, which is stored.
 template <Addition addition, int n, class T>
-__device__ Pack<T, n> take(const NormForward<T>& norm, int64_t at) {
-  const auto a = load_pack<n>(norm.a + at);
+__device__ Pack<T, n> combine(const NormForward<T>& norm, int64_t at, const Pack<T, n>& a,
+                              const Pack<T, n>& b) {
   if constexpr (addition == Addition::no) return a;
-  const auto sum = add_packs(a, load_pack<n>(norm.b + at));
+  const auto sum = add_packs(a, b);
   store_pack(norm.sum + at, sum);
   return sum;
+}
+template <Addition addition, int n, class T>
+__device__ Pack<T, n> load_b(const NormForward<T>& norm, int64_t at) {
+  if constexpr (addition == Addition::no) return {};
+  return load_pack<n>(norm.b + at);
 }
 
 template <Addition addition, int n, class T>
@@ -78,17 +83,26 @@ __global__ void __launch_bounds__(1024, 1) norm_rows(NormForward<T> norm) {
   const int64_t start = row * norm.width;
   const T* source = addition == Addition::yes ? norm.sum : norm.a;
   Pack<T, n> kept[kKept];
+  Pack<T, n> added[kKept];
   Acc squares{};
+#pragma unroll
+  for (int j = 0; j < kKept;
+       ++j) {  // all loads before the first store, which `sum` may forbid later
+    const int64_t i = first + j * step;
+    if (i >= norm.width) continue;
+    kept[j] = load_pack<n>(norm.a + start + i);
+    added[j] = load_b<addition, n>(norm, start + i);
+  }
 #pragma unroll
   for (int j = 0; j < kKept; ++j) {
     const int64_t i = first + j * step;
-    if (i < norm.width) kept[j] = take<addition, n>(norm, start + i);
+    if (i >= norm.width) continue;
+    kept[j] = combine<addition, n>(norm, start + i, kept[j], added[j]);
+    squares += sum_of_squares(kept[j]);
   }
-#pragma unroll
-  for (int j = 0; j < kKept; ++j)
-    if (first + j * step < norm.width) squares += sum_of_squares(kept[j]);
   for (int64_t i = first + kKept * step; i < norm.width; i += step)
-    squares += sum_of_squares(take<addition, n>(norm, start + i));
+    squares += sum_of_squares(combine<addition, n>(
+        norm, start + i, load_pack<n>(norm.a + start + i), load_b<addition, n>(norm, start + i)));
 
   const Acc mean = row_sum(squares, scratch) / static_cast<Acc>(norm.width);
   const Acc rstd = Acc{1} / sqrt(mean + norm.epsilon);
@@ -113,6 +127,10 @@ void launch_forward(const NormForward<T>& norm, cudaStream_t stream) {
   });
 }
 
+constexpr int kBackwardThreads = 256;  // per row: they hold a row of 8,192 elements of bf16
+/// Threads of all parts: what 128 multiprocessors hold at once at the registers of this kernel.
+constexpr int64_t kPartThreads = 32768;
+
 template <class T>
 struct NormBackward {
   using Acc = Accumulator<T>;
@@ -126,17 +144,36 @@ struct NormBackward {
   int64_t rows, width, parts;
 };
 
+/// What a row's sums give to each of its elements.
+template <class T>
+struct RowFactors {
+  Accumulator<T> rstd, along_x;
+};
+
+/// What a row's backward reads.
+template <class T, int n>
+struct BackwardPacks {
+  Pack<T, n> dy, x, residual;
+};
+
+template <int n, class T>
+__device__ BackwardPacks<T, n> load_packs(const NormBackward<T>& norm, int64_t at) {
+  BackwardPacks<T, n> packs{load_pack<n>(norm.dy + at), load_pack<n>(norm.x + at), {}};
+  if (norm.dresidual != nullptr) packs.residual = load_pack<n>(norm.dresidual + at);
+  return packs;
+}
+
 /// Adds a pack's products to `share` (of dweight) and returns its share of dy . (weight x).
 template <class T, int n>
-__device__ Accumulator<T> add_products(Accumulator<T> (&share)[n], const Pack<T, n>& dy,
-                                       const Pack<T, n>& x, const T* weight, Accumulator<T> rstd) {
+__device__ Accumulator<T> add_products(Accumulator<T> (&share)[n], const BackwardPacks<T, n>& packs,
+                                       const T* weight, Accumulator<T> rstd) {
   using Acc = Accumulator<T>;
   Acc gradients[n];
   Acc values[n];
   Acc weights[n];
-  unpack(gradients, dy);
-  unpack(values, x);
-  load<n>(weights, weight);
+  unpack(gradients, packs.dy);
+  unpack(values, packs.x);
+  unpack(weights, load_constant_pack<n>(weight));
   Acc dot{};
 #pragma unroll
   for (int j = 0; j < n; ++j) {
@@ -147,29 +184,22 @@ __device__ Accumulator<T> add_products(Accumulator<T> (&share)[n], const Pack<T,
   return dot;
 }
 
-/// What a row's sums give to each of its elements.
-template <class T>
-struct RowFactors {
-  Accumulator<T> rstd, along_x;
-};
-
 /// dx = rstd * (dy * weight - x * rstd * mean(dy * weight * x * rstd)) + dresidual, at column i of
 /// the row that begins at `start`.
 template <class T, int n>
 __device__ void store_gradient(const NormBackward<T>& norm, int64_t start, int64_t i,
-                               const Pack<T, n>& dy, const Pack<T, n>& x,
-                               const RowFactors<T>& factors) {
+                               const BackwardPacks<T, n>& packs, const RowFactors<T>& factors) {
   Accumulator<T> gradients[n];
   Accumulator<T> values[n];
   Accumulator<T> weights[n];
-  unpack(gradients, dy);
-  unpack(values, x);
-  load<n>(weights, norm.weight + i);
+  unpack(gradients, packs.dy);
+  unpack(values, packs.x);
+  unpack(weights, load_constant_pack<n>(norm.weight + i));
 #pragma unroll
   for (int j = 0; j < n; ++j)
     gradients[j] = gradients[j] * weights[j] * factors.rstd - values[j] * factors.along_x;
   if (norm.dresidual != nullptr) {
-    load<n>(values, norm.dresidual + start + i);
+    unpack(values, packs.residual);
 #pragma unroll
     for (int j = 0; j < n; ++j) gradients[j] += values[j];
   }
@@ -179,7 +209,7 @@ __device__ void store_gradient(const NormBackward<T>& norm, int64_t start, int64
 /// A warp or a block per part: rows part, part + parts, ... Each thread keeps its columns' share of
 /// dweight in registers; columns beyond them keep it in the partial sums themselves.
 template <class T, int n>
-__global__ void __launch_bounds__(512) norm_rows_backward(NormBackward<T> norm) {
+__global__ void __launch_bounds__(kBackwardThreads) norm_rows_backward(NormBackward<T> norm) {
   using Acc = Accumulator<T>;
   __shared__ Acc scratch[kWarp];
   const int64_t part = own_row();
@@ -194,26 +224,22 @@ __global__ void __launch_bounds__(512) norm_rows_backward(NormBackward<T> norm) 
   for (int64_t row = part; row < norm.rows; row += norm.parts) {
     const int64_t start = row * norm.width;
     const Acc rstd = norm.rstd[row];
-    Pack<T, n> dy[kKept];
-    Pack<T, n> x[kKept];
+    BackwardPacks<T, n> kept[kKept];
     Acc dot{};
 #pragma unroll
-    for (int j = 0; j < kKept; ++j) {
+    for (int j = 0; j < kKept; ++j) {  // all loads before the first store
       const int64_t i = first + j * step;
-      if (i >= norm.width) continue;
-      dy[j] = load_pack<n>(norm.dy + start + i);
-      x[j] = load_pack<n>(norm.x + start + i);
+      if (i < norm.width) kept[j] = load_packs<n>(norm, start + i);
     }
 #pragma unroll
     for (int j = 0; j < kKept; ++j) {
       const int64_t i = first + j * step;
-      if (i < norm.width) dot += add_products(shares[j], dy[j], x[j], norm.weight + i, rstd);
+      if (i < norm.width) dot += add_products(shares[j], kept[j], norm.weight + i, rstd);
     }
     for (int64_t i = beyond; i < norm.width; i += step) {
       Acc share[n];
       load<n>(share, partial + i);
-      dot += add_products(share, load_pack<n>(norm.dy + start + i),
-                          load_pack<n>(norm.x + start + i), norm.weight + i, rstd);
+      dot += add_products(share, load_packs<n>(norm, start + i), norm.weight + i, rstd);
       store<n>(partial + i, share);
     }
     dot = row_sum(dot, scratch);
@@ -221,11 +247,10 @@ __global__ void __launch_bounds__(512) norm_rows_backward(NormBackward<T> norm) 
 #pragma unroll
     for (int j = 0; j < kKept; ++j) {
       const int64_t i = first + j * step;
-      if (i < norm.width) store_gradient(norm, start, i, dy[j], x[j], factors);
+      if (i < norm.width) store_gradient(norm, start, i, kept[j], factors);
     }
     for (int64_t i = beyond; i < norm.width; i += step)
-      store_gradient(norm, start, i, load_pack<n>(norm.dy + start + i),
-                     load_pack<n>(norm.x + start + i), factors);
+      store_gradient(norm, start, i, load_packs<n>(norm, start + i), factors);
   }
 #pragma unroll
   for (int j = 0; j < kKept; ++j) {
@@ -286,9 +311,10 @@ void CudaBackend::rms_norm_backward_impl(const RmsNormBackward& arguments) {
     const bool in_packs = norm.width % kPack<T> == 0 &&
                           starts_packs({norm.dx, norm.dy, norm.x, norm.weight, norm.dresidual});
     dispatch_packs<T>(in_packs, [&]<int n>() {
-      const int threads = row_threads((norm.width + n - 1) / n, 512);
+      const int threads = row_threads((norm.width + n - 1) / n, kBackwardThreads);
       const int64_t bytes = norm.width * static_cast<int64_t>(sizeof(Acc));
-      norm.parts = number_of_parts(norm.rows, threads, bytes, kWorkspaceBytes);
+      norm.parts = number_of_parts(
+          norm.rows, std::min(kPartThreads / threads, workspace_bytes(Device::cuda) / bytes));
       norm.partial = static_cast<Acc*>(workspace(norm.parts * bytes));
       launch(norm_rows_backward<T, n>, row_shape(norm.parts, threads), stream_, norm);
     });

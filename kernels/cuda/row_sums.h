@@ -67,15 +67,11 @@ void launch_add_parts(T* total, const T* partial, int64_t parts, int64_t width,
          total, partial, parts, width);
 }
 
-/// Threads that work on partial sums together: about what a large GPU holds at once. A constant, so
-/// that the same rows are summed in the same order on every GPU.
-inline constexpr int64_t kPartThreads = 65536;
-
-/// Number of parts for `rows` rows of `threads` threads each, that all `bytes` of a part fit
-/// `room` times; at least one.
-inline int64_t number_of_parts(int64_t rows, int64_t threads, int64_t bytes, int64_t room) {
-  constexpr int64_t kRowsPerPart = 4;  // fewer would write about as many sums as they read elements
-  const int64_t most = std::min(kPartThreads / threads, room / std::max<int64_t>(bytes, 1));
+/// Number of parts for partial sums over `rows`: at most `most`, at least one, and few enough that
+/// the sums are small beside what is summed. A function of the shapes alone, so that the same rows
+/// are summed in the same order on every GPU.
+inline int64_t number_of_parts(int64_t rows, int64_t most) {
+  constexpr int64_t kRowsPerPart = 4;
   return std::clamp<int64_t>(rows / kRowsPerPart, 1, std::max<int64_t>(most, 1));
 }
 

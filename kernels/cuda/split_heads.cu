@@ -11,6 +11,8 @@ namespace {
 
 constexpr int64_t kMaxHeadDim = 1024;  // of the CPU too
 constexpr int kThreads = 256;
+/// Threads of all parts of the backward: what 128 multiprocessors hold at once at its registers.
+constexpr int64_t kPartThreads = 65536;
 
 /// What the rows need beside their elements.
 template <class T>
@@ -494,7 +496,8 @@ void CudaBackend::split_heads_backward_impl(const SplitHeadsBackward& arguments,
     dispatch_lanes(heads, in_packs, [&]<int n, int steps>() {
       const int64_t part_threads = num_heads << heads.lane_bits;
       const int64_t part_bytes = num_heads * heads.dim * static_cast<int64_t>(sizeof(Acc));
-      gradients.parts = number_of_parts(rows, part_threads, part_bytes, kWorkspaceBytes);
+      gradients.parts = number_of_parts(
+          rows, std::min(kPartThreads / part_threads, workspace_bytes(Device::cuda) / part_bytes));
       LaunchShape shape = one_thread_each(gradients.parts * part_threads, kThreads);
       const int64_t groups = kThreads >> heads.lane_bits;
       if (per_head) shape.shared_bytes = groups * heads.dim * static_cast<int64_t>(sizeof(Acc));

@@ -52,6 +52,17 @@ class OpBench {
     return tensor;
   }
 
+  /// The same beginning `elements` after an aligned address, as slices do.
+  Tensor poisoned_from(int64_t elements, const Shape& shape, DType dtype) {
+    const Tensor flat = poisoned({elements + shape.numel()}, dtype);
+    return flat.slice(elements, flat.numel()).view(shape);
+  }
+  Tensor upload_from(int64_t elements, const Array& array, DType dtype) {
+    const Tensor tensor = poisoned_from(elements, array.shape, dtype);
+    write(tensor, array);
+    return tensor;
+  }
+
   void write(const Tensor& tensor, const Array& array) {
     if (tensor.dtype == DType::i32) return write_as<int32_t>(tensor, array);
     dispatch_float(tensor.dtype, [&]<class T>() { write_as<T>(tensor, array); });
