@@ -121,6 +121,15 @@ constexpr bool is_mma_width(int64_t head_dim) {
   return head_dim == 64 || head_dim == 96 || head_dim == 128;
 }
 
+/// TMA counts rows and planes in 32 bits, and has no empty tensors.
+bool is_hopper_shape(const AttentionLayout& layout) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  const int64_t rows = std::max(layout.rows(), layout.keys);
+  const int64_t planes = layout.num_pairs() * layout.key_copies;
+  return layout.head_dim <= 128 && std::min(layout.rows(), layout.keys) > 0 && planes > 0 &&
+         rows <= kMost && planes <= kMost && attention_hopper_is_there();
+}
+
 }  // namespace
 
 bool attention_mma_supports(const AttentionLayout& layout,
@@ -134,6 +143,18 @@ bool attention_mma_supports(const AttentionLayout& layout,
   return is_mma_width(layout.head_dim) &&
          aligned_packs<BFloat16>(8, layout.head_dim, at.q, at.k, at.v, at.dout, at.dq, at.dk,
                                  at.dv);
+}
+
+bool attention_hopper_supports(const AttentionLayout& layout,
+                               const AttentionForwardPointers<BFloat16>& at) {
+  return is_hopper_shape(layout) &&
+         aligned_packs<BFloat16>(8, layout.head_dim, at.q, at.k, at.v, at.out);
+}
+
+bool attention_hopper_supports(const AttentionLayout& layout,
+                               const AttentionBackwardPointers<BFloat16>& at) {
+  return is_hopper_shape(layout) && aligned_packs<BFloat16>(8, layout.head_dim, at.q, at.k, at.v,
+                                                            at.dout, at.dq, at.dk, at.dv);
 }
 
 AttentionLayout make_attention_layout(const AttentionInputs& inputs) {
@@ -167,6 +188,8 @@ void CudaBackend::attention_forward_impl(const Tensor& out, const Tensor& lse,
                                                .out = out.as<T>(),
                                                .lse = lse.as<Accumulator<T>>()};
     if constexpr (std::is_same_v<T, BFloat16>) {
+      if (attention_hopper_supports(layout, pointers))
+        return attention_hopper_forward(layout, pointers, stream_);
       if (attention_mma_supports(layout, pointers))
         return attention_mma_forward(layout, pointers, stream_);
     }
@@ -190,6 +213,8 @@ void CudaBackend::attention_backward_impl(const AttentionBackward& arguments,
                                                 .dk = arguments.gradients.dk.as<T>(),
                                                 .dv = arguments.gradients.dv.as<T>()};
     if constexpr (std::is_same_v<T, BFloat16>) {
+      if (attention_hopper_supports(layout, pointers))
+        return attention_hopper_backward(layout, pointers, stream_);
       if (attention_mma_supports(layout, pointers))
         return attention_mma_backward(layout, pointers, stream_);
     }

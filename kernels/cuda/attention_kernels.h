@@ -58,4 +58,19 @@ void attention_mma_backward(const AttentionLayout& layout,
                             const AttentionBackwardPointers<BFloat16>& pointers,
                             cudaStream_t stream);
 
+/// The same with Hopper's TMA and wgmma: compute capability 9.0, head dims up to 128 that are
+/// multiples of 8, tensors aligned to 16 bytes. The backward uses dq as scratch before it is made.
+bool attention_hopper_supports(const AttentionLayout& layout,
+                               const AttentionForwardPointers<BFloat16>& pointers);
+bool attention_hopper_supports(const AttentionLayout& layout,
+                               const AttentionBackwardPointers<BFloat16>& pointers);
+/// Whether the current device has these instructions, and this program code that uses them.
+bool attention_hopper_is_there();
+void attention_hopper_forward(const AttentionLayout& layout,
+                              const AttentionForwardPointers<BFloat16>& pointers,
+                              cudaStream_t stream);
+void attention_hopper_backward(const AttentionLayout& layout,
+                               const AttentionBackwardPointers<BFloat16>& pointers,
+                               cudaStream_t stream);
+
 }  // namespace phalanx

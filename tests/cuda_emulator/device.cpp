@@ -34,6 +34,15 @@ int num_devices() {
   return count;
 }
 
+/// Tens: major, units: minor.
+int compute_capability() {
+  static const int number = [] {
+    const char* text = std::getenv("EMULATED_COMPUTE_CAPABILITY");
+    return text != nullptr ? std::atoi(text) : 90;
+  }();
+  return number;
+}
+
 struct EntryPoints {
   std::mutex mutex;
   std::map<std::string, void*> by_name;
@@ -162,8 +171,8 @@ cudaError_t cudaDeviceGetAttribute(int* value, enum cudaDeviceAttr attr, int dev
       {cudaDevAttrGlobalMemoryBusWidth, 5120},
       {cudaDevAttrL2CacheSize, 50 << 20},
       {cudaDevAttrMaxThreadsPerMultiProcessor, 2048},
-      {cudaDevAttrComputeCapabilityMajor, 9},
-      {cudaDevAttrComputeCapabilityMinor, 0},
+      {cudaDevAttrComputeCapabilityMajor, compute_capability() / 10},
+      {cudaDevAttrComputeCapabilityMinor, compute_capability() % 10},
       {cudaDevAttrMaxSharedMemoryPerMultiprocessor, 228 << 10},
       {cudaDevAttrMaxSharedMemoryPerBlockOptin, static_cast<int>(kSharedBytesAtMost)}};
   const auto found = values.find(attr);

@@ -85,6 +85,10 @@ void arrive_at_barrier(uint64_t* barrier, uint32_t bytes, const Site& site) {
   fail_if(object.arrive(), site);
 }
 
+void expect_at_barrier(uint64_t* barrier, uint32_t bytes, const Site& site) {
+  fail_if(find_barrier(barrier, site).expect(bytes), site);
+}
+
 void wait_for_barrier(uint64_t* barrier, uint32_t parity, const Site& site) {
   const Mbarrier& object = find_barrier(barrier, site);
   Scheduler& block = running_block(site);

@@ -44,6 +44,8 @@ void init_barrier(uint64_t* barrier, uint32_t arrivals, const Site& site);
 void fence_barrier_init(const Site& site);
 /// Announces `bytes` first, then arrives.
 void arrive_at_barrier(uint64_t* barrier, uint32_t bytes, const Site& site);
+/// Announces `bytes` alone.
+void expect_at_barrier(uint64_t* barrier, uint32_t bytes, const Site& site);
 void wait_for_barrier(uint64_t* barrier, uint32_t parity, const Site& site);
 void fence_async_proxy(const Site& site);
 

@@ -204,6 +204,7 @@ Thread* Scheduler::take_unstarted() {
 
 /// Asks the conditions of those who poll; what was put off is done one by one until one holds.
 bool Scheduler::wake_somebody() {
+  if (num_finished_ == threads_.size()) return false;  // what is still put off came too late
   for (;;) {
     const size_t before = polling_.size();
     std::erase_if(polling_, [&](Thread* thread) {

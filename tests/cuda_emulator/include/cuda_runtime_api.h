@@ -80,6 +80,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graphExec);
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 
 cudaError_t cudaFuncSetAttribute(const void* func, enum cudaFuncAttribute attr, int value);
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes* attr, const void* func);
 }
 
 /// Typed forms, as in the toolkit.
@@ -94,6 +95,10 @@ cudaError_t cudaMallocHost(T** ptr, size_t size, unsigned int flags = 0) {
 template <class T>
 cudaError_t cudaHostAlloc(T** ptr, size_t size, unsigned int flags) {
   return cudaHostAlloc(reinterpret_cast<void**>(ptr), size, flags);
+}
+template <class T>
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes* attr, T* func) {
+  return cudaFuncGetAttributes(attr, reinterpret_cast<const void*>(func));
 }
 template <class T>
 cudaError_t cudaFuncSetAttribute(T* func, enum cudaFuncAttribute attr, int value) {

@@ -32,6 +32,9 @@ inline void barrier_arrive(uint64_t* barrier, PHALANX_EMULATOR_WHERE) {
 inline void barrier_arrive_expecting(uint64_t* barrier, uint32_t bytes, PHALANX_EMULATOR_WHERE) {
   emulator::arrive_at_barrier(barrier, bytes, {"barrier_arrive_expecting", where});
 }
+inline void barrier_expect(uint64_t* barrier, uint32_t bytes, PHALANX_EMULATOR_WHERE) {
+  emulator::expect_at_barrier(barrier, bytes, {"barrier_expect", where});
+}
 inline void barrier_wait(uint64_t* barrier, uint32_t parity, PHALANX_EMULATOR_WHERE) {
   emulator::wait_for_barrier(barrier, parity, {"barrier_wait", where});
 }
