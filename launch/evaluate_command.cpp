@@ -42,7 +42,7 @@ int evaluate_on_ranks(const Arguments& arguments, const Ranks& ranks) {
 
   const auto backend = make_run_backend(config.training, ranks);
   const DeviceMesh mesh(config.parallel, ranks.size);
-  ProcessGroups groups = make_device_process_groups(mesh, *backend, config.parallel.communication);
+  ProcessGroups groups = make_device_process_groups(mesh, *backend, config.parallel.comm);
   const EvaluationResult result = run_evaluation(config, options.load.load, *backend, groups, mesh);
   if (ranks.rank == 0)
     std::printf("validation loss %.6f | perplexity %.4f | tokens %lld\n", result.loss,

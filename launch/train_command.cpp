@@ -49,7 +49,7 @@ struct TrainTable {
 int verify_on_ranks(const RunConfig& config, Backend& backend, const Ranks& ranks) {
   const VerificationResult result =
       run_verification(config, backend, ranks.size, [&](const DeviceMesh& mesh) {
-        return make_device_process_groups(mesh, backend, config.parallel.communication);
+        return make_device_process_groups(mesh, backend, config.parallel.comm);
       });
   if (ranks.rank == 0) std::fputs(result.text.c_str(), stdout);
   return result.same ? kExitDone : kExitLayoutDiffers;
@@ -73,7 +73,7 @@ int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
       "cuda-graph records the work of a GPU, and this run's device is the cpu; leave it out");
   if (options.train.verify_layout) return verify_on_ranks(config, *backend, ranks);
   const DeviceMesh mesh(config.parallel, ranks.size);
-  ProcessGroups groups = make_device_process_groups(mesh, *backend, config.parallel.communication);
+  ProcessGroups groups = make_device_process_groups(mesh, *backend, config.parallel.comm);
   stop_on_signals(config.checkpoint.exit_signals);
   std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its write, not our end
   const TrainingResult result = run_training(config, config_ini(config), *backend, groups, mesh);

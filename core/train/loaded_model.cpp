@@ -5,14 +5,12 @@
 #include <fstream>
 #include <iterator>
 
+#include "core/train/memory_needs.h"
 #include "core/train/weights_file.h"
 #include "data/file_io.h"
 
 namespace phalanx {
 namespace {
-
-// Each of the few dozen pieces of memory is rounded up to whole lines.
-constexpr int64_t kRoundingBytes = int64_t{64} << 10;
 
 /// Copies, window, RoPE base and masks never change a tensor's shape, so only the configuration
 /// kept inside the weights file can tell that config.ini is another run's.

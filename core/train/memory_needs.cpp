@@ -9,6 +9,8 @@ namespace phalanx {
 namespace {
 
 constexpr double kMebibyte = 1024.0 * 1024.0;
+// An assumption: what cudaMemGetInfo calls free is not all there when kernels are first used.
+constexpr int64_t kDriverBytes = int64_t{512} << 20;
 
 }  // namespace
 
@@ -21,9 +23,11 @@ GradientBuffer::Options gradient_options(const PhdStage& stage, const ParallelCo
 }
 
 MemoryNeeds memory_needs(PhdStage& stage, const MemoryQuestion& question) {
-  MemoryNeeds needs{.workspace = workspace_bytes(question.device),
-                    .staging = staging_bytes(question.device),
-                    .device = question.device};
+  MemoryNeeds needs{.staging = staging_bytes(question.device), .device = question.device};
+  if (question.device == Device::cuda) {
+    needs.workspace = workspace_bytes(question.device) + kRoundingBytes;
+    needs.driver = kDriverBytes;
+  }
   const int64_t compute_bytes = dtype_bytes(question.dtype);
   const int64_t master_bytes = dtype_bytes(accumulator_dtype(question.dtype));
   const GradientBuffer::Options options = gradient_options(stage, question.parallel);
@@ -75,6 +79,7 @@ std::string memory_table(const MemoryNeeds& needs) {
   const bool gpu = needs.device == Device::cuda;
   if (gpu) {
     row("workspace of the kernels", needs.workspace);
+    row("left to CUDA", needs.driver);
     row("total on the GPU", needs.on_device());
     row("on the host: copies to and from the GPU", needs.staging);
   }

@@ -10,6 +10,9 @@
 
 namespace phalanx {
 
+/// Each of the few dozen pieces that are cut from a block is rounded up to whole lines.
+inline constexpr int64_t kRoundingBytes = int64_t{64} << 10;
+
 /// Bytes of one rank.
 struct MemoryNeeds {
   int64_t weights = 0;
@@ -17,7 +20,8 @@ struct MemoryNeeds {
   int64_t optimizer = 0;    // this rank's shard of masters and moments
   int64_t activations = 0;  // kept between forward and backward, all slots
   int64_t scratch = 0;      // activations' scratch and fixed tables
-  int64_t workspace = 0;    // of the ops themselves
+  int64_t workspace = 0;    // of the ops themselves, and what rounding up costs
+  int64_t driver = 0;       // left to CUDA: code of kernels as they are first used, queues, graphs
   int64_t snapshot = 0;     // this rank's masters and moments once more, while they are saved
   int64_t staging = 0;      // that copies between host and GPU go through
   int64_t num_slots = 1;    // micro-batches in flight, all chunks together
@@ -27,9 +31,11 @@ struct MemoryNeeds {
 
   /// Of the device's own memory, and of the host's: a copy for checkpoints is always there.
   int64_t on_device() const {
-    return weights + gradients + optimizer + activations + scratch + workspace +
+    return weights + gradients + optimizer + activations + scratch + workspace + driver +
            (device == Device::cpu ? on_host() : 0);
   }
+  /// That one block of device memory has to hold.
+  int64_t block() const { return on_device() - driver; }
   int64_t on_host() const { return snapshot + staging; }
   int64_t total() const { return on_device() + (device == Device::cpu ? 0 : on_host()); }
 };

@@ -18,8 +18,6 @@ namespace phalanx {
 namespace {
 
 constexpr double kTera = 1e12;
-// Each of the few dozen pieces of memory is rounded up to whole lines.
-constexpr int64_t kRoundingBytes = int64_t{64} << 10;
 
 double flops_per_token(const RunConfig& config) {
   const ModelCost cost = model_cost(config.model, config.data.seq_length);
@@ -128,7 +126,7 @@ void Trainer::allocate() {
   const MemoryQuestion plan = memory_question();
   const double given = config.training.peak_tflops * kTera;
   peak_flops_ = given > 0 ? given : measure_peak_flops(backend_, plan.dtype);
-  backend_.reserve(memory_.on_device() + kRoundingBytes);
+  backend_.reserve(memory_.block());
   const GradientBuffer::Options options = gradient_options(stage_, config.parallel);
   store_.allocate(backend_, plan.dtype, options.units);
   gradients_ = std::make_unique<GradientBuffer>(store_, backend_, groups_, options);

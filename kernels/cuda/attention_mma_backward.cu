@@ -21,7 +21,6 @@ constexpr int kSlice = 32;  // columns of scores at once: they and the sums fit 
 struct RowFacts {
   float log2_sum;  // lse * log2(e)
   float delta;
-  SeenKeyRange seen;
 };
 
 /// The facts of row i of a tile against a block of keys. Rows beyond the tile's end hold zeros, so
@@ -29,11 +28,10 @@ struct RowFacts {
 __device__ inline RowFacts row_facts(const AttentionLayout& layout,
                                      const AttentionBackwardPointers<BFloat16>& at, int64_t pair,
                                      const TileRows& rows, int i) {
-  if (i >= rows.count) return {0.0F, 0.0F, {0, 0}};
+  if (i >= rows.count) return {0.0F, 0.0F};
   const int64_t row = pair * layout.rows() + rows.first + i;
   const float lse = at.lse[row];
-  return {
-      lse == -INFINITY ? 0.0F : lse * static_cast<float>(kAttentionLog2E), at.delta[row], {0, 0}};
+  return {lse == -INFINITY ? 0.0F : lse * static_cast<float>(kAttentionLog2E), at.delta[row]};
 }
 
 __device__ inline SeenKeyRange seen_keys(const AttentionLayout& layout, int64_t pair,
@@ -47,6 +45,33 @@ __device__ inline SeenKeyRange seen_keys(const AttentionLayout& layout, int64_t 
 
 // --- dk and dv ---
 
+/// The block's keys and the query tiles that see them. It lies in shared memory and one thread
+/// moves it on, because the sums of dk and dv leave no registers for it.
+struct KeyTileSchedule {
+  struct Tile {
+    TileRows rows;
+    bool exists;
+    bool full;
+  };
+  KeyRows keys;
+  VisitingQueries queries;
+  Tile tiles[3];  // the tile at work, the one that is being fetched, and the one after
+
+  __device__ void begin(const AttentionLayout& layout, int64_t pair, int64_t slot, int64_t number) {
+    keys = key_tile(layout, slot, number, kMmaKeys);
+    queries = VisitingQueries(layout, keys.block, kRows);
+    advance(layout, pair, 0);
+    advance(layout, pair, 1);
+  }
+  __device__ void advance(const AttentionLayout& layout, int64_t pair, int tile) {
+    TileRows rows;
+    bool full = false;
+    tiles[tile].exists = queries.next(layout, pair, keys.block, rows, full);
+    tiles[tile].full = full;
+    tiles[tile].rows = rows;
+  }
+};
+
 template <int kWidth>
 struct KeyMemory {
   BFloat16 k[kMmaKeys * kWidth];  // later dk
@@ -54,26 +79,38 @@ struct KeyMemory {
   BFloat16 q[2][kRows * kWidth];
   BFloat16 dout[2][kRows * kWidth];
   RowFacts facts[2][kRows];
+  SeenKeyRange seen[2][kRows];
+  KeyTileSchedule schedule;
 };
 
-/// Scores [key, row] become P, and products with v become dS, for rows facts[0 .. kSlice - 1].
-__device__ inline void differentiate_keys(float (&weights)[kSlice / 8][4],
-                                          float (&dscores)[kSlice / 8][4], const RowFacts* facts,
-                                          int key, bool masked, float factor) {
+/// Scores [key, row] of keys that rows seen[0 .. kSlice - 1] do not see become -infinity.
+__device__ inline void hide_keys(float (&scores)[kSlice / 8][4], const SeenKeyRange* seen,
+                                 int key) {
   const int lane = threadIdx.x % kWarp;
 #pragma unroll
   for (int column = 0; column < kSlice / 8; ++column) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const RowFacts row = facts[column * 8 + lane % 4 * 2 + i];
+    for (int i = 0; i < 4; ++i) {
+      const SeenKeyRange range = seen[column * 8 + lane % 4 * 2 + i % 2];
+      const int own = key + lane / 4 + i / 2 * 8;
+      if (own < range.begin || own >= range.end) scores[column][i] = -INFINITY;
+    }
+  }
+}
+
+/// Scores [key, row] become P, and products with v become dS, for rows facts[0 .. kSlice - 1].
+__device__ inline void differentiate_keys(float (&weights)[kSlice / 8][4],
+                                          float (&dscores)[kSlice / 8][4], const RowFacts* facts,
+                                          float factor) {
+  const int lane = threadIdx.x % kWarp;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int own = key + lane / 4 + 8 * half;
-        float weight = exp2_approximate(weights[column][2 * half + i] * factor - row.log2_sum);
-        if (masked && (own < row.seen.begin || own >= row.seen.end)) weight = 0.0F;
-        weights[column][2 * half + i] = weight;
-        dscores[column][2 * half + i] = weight * (dscores[column][2 * half + i] - row.delta);
-      }
+  for (int column = 0; column < kSlice / 8; ++column) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const RowFacts row = facts[column * 8 + lane % 4 * 2 + i % 2];
+      const float weight = exp2_approximate(weights[column][i] * factor - row.log2_sum);
+      weights[column][i] = weight;
+      dscores[column][i] = weight * (dscores[column][i] - row.delta);
     }
   }
 }
@@ -91,34 +128,41 @@ __device__ void copy_queries_async(BFloat16* q, BFloat16* dout, const AttentionL
   });
 }
 
+/// Facts of the query tile's rows, a thread per row.
+template <int kWidth>
+__device__ void store_facts(KeyMemory<kWidth>& memory, int stage, const RowFacts& facts,
+                            const AttentionLayout& layout, int64_t pair,
+                            const KeyTileSchedule::Tile& tile) {
+  const int own_row = threadIdx.x;
+  if (own_row >= kRows) return;
+  memory.facts[stage][own_row] = facts;
+  if (!tile.full)
+    memory.seen[stage][own_row] =
+        seen_keys(layout, pair, tile.rows, memory.schedule.keys.block, own_row);
+}
+
 template <int kWidth>
 __global__ void __launch_bounds__(kThreads, 2)
     key_gradient_kernel(const __grid_constant__ AttentionLayout layout,
                         const AttentionBackwardPointers<BFloat16> at) {
   auto& memory = *dynamic_shared<KeyMemory<kWidth>>();
+  KeyTileSchedule& schedule = memory.schedule;
   const int64_t pair = blockIdx.x % layout.num_pairs();
   const int64_t slot = blockIdx.x / layout.num_pairs() % layout.key_copies;
   // First tiles first: most queries see them, and the small ones fill the gaps at the end.
   const int64_t number = blockIdx.x / layout.num_pairs() / layout.key_copies;
-  const KeyRows keys = key_tile(layout, slot, number, kMmaKeys);
-  const int64_t index = layout.key_index(slot, pair, keys.row);
+  if (threadIdx.x == 0) schedule.begin(layout, pair, slot, number);
+  __syncthreads();
   const int warp_key = static_cast<int>(threadIdx.x) / kWarp * kWarpRows;
-  const int own_row = threadIdx.x;  // of a query tile, for threads that have one
   const auto factor = static_cast<float>(layout.scale * kAttentionLog2E);
-
-  VisitingQueries tiles(layout, keys.block, kRows);
-  TileRows rows;
-  bool full = false;
-  bool more = tiles.next(layout, pair, keys.block, rows, full);
+  const KeyRows& keys = schedule.keys;
+  const int64_t index = layout.key_index(slot, pair, keys.row);
   copy_rows_async<kWidth, kMmaKeys, kThreads>(memory.k, keys.count(), at.k + index);
   copy_rows_async<kWidth, kMmaKeys, kThreads>(memory.v, keys.count(), at.v + index);
-  if (more) {
-    copy_queries_async<kWidth>(memory.q[0], memory.dout[0], layout, at, pair, rows);
-    if (own_row < kRows) {
-      RowFacts facts = row_facts(layout, at, pair, rows, own_row);
-      if (!full) facts.seen = seen_keys(layout, pair, rows, keys.block, own_row);
-      memory.facts[0][own_row] = facts;
-    }
+  if (schedule.tiles[0].exists) {
+    const KeyTileSchedule::Tile& tile = schedule.tiles[0];
+    copy_queries_async<kWidth>(memory.q[0], memory.dout[0], layout, at, pair, tile.rows);
+    store_facts(memory, 0, row_facts(layout, at, pair, tile.rows, threadIdx.x), layout, pair, tile);
   }
   copy_async_commit();
   copy_async_wait<0>();
@@ -126,14 +170,16 @@ __global__ void __launch_bounds__(kThreads, 2)
 
   float dk[kWidth / 8][4] = {};
   float dv[kWidth / 8][4] = {};
-  for (int stage = 0; more; stage ^= 1) {
-    const bool masked = !full;
-    more = tiles.next(layout, pair, keys.block, rows, full);
+  int current = 0;
+  for (int stage = 0; schedule.tiles[current].exists; stage ^= 1) {
+    const int following = current == 2 ? 0 : current + 1;
+    const bool masked = !schedule.tiles[current].full;
+    const KeyTileSchedule::Tile& next = schedule.tiles[following];
     RowFacts facts{};
-    if (more) {
+    if (next.exists) {
       copy_queries_async<kWidth>(memory.q[stage ^ 1], memory.dout[stage ^ 1], layout, at, pair,
-                                 rows);
-      if (own_row < kRows) facts = row_facts(layout, at, pair, rows, own_row);
+                                 next.rows);
+      facts = row_facts(layout, at, pair, next.rows, threadIdx.x);
     }
     copy_async_commit();
 #pragma unroll 1
@@ -142,17 +188,17 @@ __global__ void __launch_bounds__(kThreads, 2)
       float dscores[kSlice / 8][4];
       uint32_t packed[kSlice / 16][4];
       rows_product<kWidth, kSlice>(weights, memory.k, warp_key, memory.q[stage], row);
+      if (masked) hide_keys(weights, memory.seen[stage] + row, warp_key);
       rows_product<kWidth, kSlice>(dscores, memory.v, warp_key, memory.dout[stage], row);
-      differentiate_keys(weights, dscores, memory.facts[stage] + row, warp_key, masked, factor);
+      differentiate_keys(weights, dscores, memory.facts[stage] + row, factor);
       pack_fragments<kSlice>(packed, weights);
       add_weighted_rows<kWidth, kSlice>(dv, packed, memory.dout[stage], row);
       pack_fragments<kSlice>(packed, dscores);
       add_weighted_rows<kWidth, kSlice>(dk, packed, memory.q[stage], row);
     }
-    if (more && own_row < kRows) {
-      if (!full) facts.seen = seen_keys(layout, pair, rows, keys.block, own_row);
-      memory.facts[stage ^ 1][own_row] = facts;
-    }
+    if (next.exists) store_facts(memory, stage ^ 1, facts, layout, pair, next);
+    if (threadIdx.x == 0) schedule.advance(layout, pair, following == 2 ? 0 : following + 1);
+    current = following;
     copy_async_wait<0>();
     __syncthreads();
   }
@@ -190,23 +236,35 @@ __device__ inline bool is_masked(const KeyRows& keys) {
   return !keys.block.full || keys.count() < kMmaKeys;
 }
 
-/// Scores [row, key] become dS, given their products with v, for keys `first_key` on of a block.
-__device__ inline void differentiate_rows(float (&dscores)[kSlice / 8][4],
-                                          const float (&scores)[kSlice / 8][4],
-                                          const RowFacts (&facts)[2], int first_key, float factor) {
+/// Scores [row, key] of keys `first_key` on that the lane's rows do not see become -infinity.
+__device__ inline void hide_rows(float (&scores)[kSlice / 8][4], const SeenKeyRange* seen,
+                                 int first_key) {
   const int lane = threadIdx.x % kWarp;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const RowFacts& row = facts[half];
+    const SeenKeyRange range = seen[lane / 4 + 8 * half];
 #pragma unroll
     for (int column = 0; column < kSlice / 8; ++column) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int key = first_key + column * 8 + lane % 4 * 2 + i;
-        float weight = exp2_approximate(scores[column][2 * half + i] * factor - row.log2_sum);
-        if (key < row.seen.begin || key >= row.seen.end) weight = 0.0F;
-        dscores[column][2 * half + i] = weight * (dscores[column][2 * half + i] - row.delta);
+        if (key < range.begin || key >= range.end) scores[column][2 * half + i] = -INFINITY;
       }
+    }
+  }
+}
+
+/// Scores [row, key] and products with v become dS.
+__device__ inline void differentiate_rows(float (&dscores)[kSlice / 8][4],
+                                          const float (&scores)[kSlice / 8][4],
+                                          const RowFacts (&facts)[2], float factor) {
+#pragma unroll
+  for (int column = 0; column < kSlice / 8; ++column) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const RowFacts& row = facts[i / 2];
+      const float weight = exp2_approximate(scores[column][i] * factor - row.log2_sum);
+      dscores[column][i] = weight * (dscores[column][i] - row.delta);
     }
   }
 }
@@ -244,10 +302,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 
   float dq[kWidth / 8][4] = {};
   for (int stage = 0; more; stage ^= 1) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-      facts[half].seen = is_masked(keys) ? memory.seen[stage][warp_row + lane / 4 + 8 * half]
-                                         : SeenKeyRange{0, kMmaKeys};
+    const bool masked = is_masked(keys);
     more = blocks.next(layout, rows.tile, keys);
     if (more) copy_keys_async(memory, stage ^ 1, layout, at, pair, keys);
     copy_async_commit();
@@ -257,8 +312,9 @@ __global__ void __launch_bounds__(kThreads, 2)
       float dscores[kSlice / 8][4];
       uint32_t packed[kSlice / 16][4];
       rows_product<kWidth, kSlice>(scores, memory.q, warp_row, memory.k[stage], key);
+      if (masked) hide_rows(scores, memory.seen[stage] + warp_row, key);
       rows_product<kWidth, kSlice>(dscores, memory.dout, warp_row, memory.v[stage], key);
-      differentiate_rows(dscores, scores, facts, key, factor);
+      differentiate_rows(dscores, scores, facts, factor);
       pack_fragments<kSlice>(packed, dscores);
       add_weighted_rows<kWidth, kSlice>(dq, packed, memory.k[stage], key);
     }

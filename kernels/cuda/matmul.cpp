@@ -42,20 +42,28 @@ uint8_t alignment_of(const Tensor& tensor) {
   return static_cast<uint8_t>(std::countr_zero(reinterpret_cast<uintptr_t>(tensor.data) | 16U));
 }
 
-Product describe(const Tensor& c, const Tensor& a, const Tensor& b, const MatmulOptions& options) {
-  const bool transposed = options.a == Transpose::yes;
-  return {.m = c.shape[0],
-          .n = c.shape[1],
-          .k = transposed ? a.shape[0] : a.shape[1],
-          .input = a.dtype,
-          .output = c.dtype,
-          .a_transposed = transposed,
-          .b_transposed = options.b == Transpose::yes,
-          .accumulate = options.accumulate == Accumulate::yes,
-          .a_alignment = alignment_of(a),
-          .b_alignment = alignment_of(b),
-          .c_alignment = alignment_of(c)};
-}
+/// A product of matrices, and where it runs.
+struct MatmulCall {
+  Tensor c, a, b;
+  MatmulOptions options;
+  void* workspace;
+  cudaStream_t stream;
+
+  Product product() const {
+    const bool transposed = options.a == Transpose::yes;
+    return {.m = c.shape[0],
+            .n = c.shape[1],
+            .k = transposed ? a.shape[0] : a.shape[1],
+            .input = a.dtype,
+            .output = c.dtype,
+            .a_transposed = transposed,
+            .b_transposed = options.b == Transpose::yes,
+            .accumulate = options.accumulate == Accumulate::yes,
+            .a_alignment = alignment_of(a),
+            .b_alignment = alignment_of(b),
+            .c_alignment = alignment_of(c)};
+  }
+};
 
 void check_product(cublasStatus_t status, const char* call, const Product& p) {
   if (status == CUBLAS_STATUS_SUCCESS) return;  // the text is made only on failure
@@ -95,7 +103,7 @@ class Layouts {
   cublasLtMatrixLayoutOpaque_t a_, b_, c_;
 };
 
-constexpr size_t kMatmulWorkspaceBytes = 32 << 20;  // what NVIDIA advises for Hopper
+constexpr int64_t kMatmulWorkspaceBytes = 32 << 20;  // what NVIDIA advises for Hopper
 
 /// What is made once per product: the operation and the library's first choice of algorithm.
 class Plan {
@@ -111,17 +119,16 @@ class Plan {
     choose(library, p);
   }
 
-  cublasStatus_t run(cublasLtHandle_t library, const Product& p, const Tensor& c, const Tensor& a,
-                     const Tensor& b, void* workspace, cudaStream_t stream) {
+  cublasStatus_t run(cublasLtHandle_t library, const MatmulCall& call, const Product& p) {
     Layouts layouts(p);
     const double alpha64 = 1.0, beta64 = p.accumulate ? 1.0 : 0.0;
     const float alpha32 = 1.0F, beta32 = p.accumulate ? 1.0F : 0.0F;
     const bool f64 = p.input == DType::f64;
     const void* alpha = f64 ? static_cast<const void*>(&alpha64) : &alpha32;
     const void* beta = f64 ? static_cast<const void*>(&beta64) : &beta32;
-    return cublasLtMatmul(library, &operation_, alpha, b.data, layouts.b(), a.data, layouts.a(),
-                          beta, c.data, layouts.c(), c.data, layouts.c(), &algorithm_, workspace,
-                          kMatmulWorkspaceBytes, stream);
+    return cublasLtMatmul(library, &operation_, alpha, call.b.data, layouts.b(), call.a.data,
+                          layouts.a(), beta, call.c.data, layouts.c(), call.c.data, layouts.c(),
+                          &algorithm_, call.workspace, kMatmulWorkspaceBytes, call.stream);
   }
 
  private:
@@ -140,6 +147,9 @@ class Plan {
           "cublasLtMatmulPreferenceSetAttribute", p);
     };
     prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{kMatmulWorkspaceBytes});
+    // Parts of a sum over k are added in f32, never in a bfloat16 result.
+    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+           uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, uint32_t{1} << p.b_alignment);
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, uint32_t{1} << p.a_alignment);
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, uint32_t{1} << p.c_alignment);
@@ -172,9 +182,7 @@ struct CudaBackend::MatmulCache {
   // So that changing shapes cannot fill memory.
   static constexpr size_t kMaxPlans = 4096;
 
-  explicit MatmulCache(CudaBackend& backend)
-      : stream(backend.stream()),
-        workspace(backend.allocate(static_cast<int64_t>(kMatmulWorkspaceBytes))) {
+  MatmulCache() {
     const cublasStatus_t status = cublasLtCreate(&library);
     check(status == CUBLAS_STATUS_SUCCESS, "cublasLtCreate failed with ",
           cublasLtGetStatusName(status));
@@ -190,41 +198,42 @@ struct CudaBackend::MatmulCache {
     return plans.emplace(p, Plan(library, p)).first->second;
   }
 
-  /// `planned`: the product whose algorithm is taken; p's own, or one of nearly its shape.
-  void run(const Product& p, const Product& planned, const Tensor& c, const Tensor& a,
-           const Tensor& b) {
+  /// `planned`: the product whose algorithm is taken; p, the call's, or one of nearly its shape.
+  void run(const MatmulCall& call, const Product& p, const Product& planned) {
     if (p.m == 0 || p.n == 0) return;
     if (p.k == 0) {  // an empty sum, which the library refuses
-      if (!p.accumulate)
-        cuda_check(cudaMemsetAsync(c.data, 0, static_cast<size_t>(c.bytes()), stream),
-                   "cudaMemsetAsync");
-      return;
+      if (p.accumulate) return;
+      return cuda_check(
+          cudaMemsetAsync(call.c.data, 0, static_cast<size_t>(call.c.bytes()), call.stream),
+          "cudaMemsetAsync");
     }
-    cublasStatus_t status = plan(planned).run(library, p, c, a, b, workspace.get(), stream);
-    if (status != CUBLAS_STATUS_SUCCESS && !(planned == p))
-      status = plan(p).run(library, p, c, a, b, workspace.get(), stream);
+    cublasStatus_t status = plan(planned).run(library, call, p);
+    if (status != CUBLAS_STATUS_SUCCESS && !(planned == p)) status = plan(p).run(library, call, p);
     check_product(status, "cublasLtMatmul", p);
   }
 
-  cudaStream_t stream;
-  std::shared_ptr<void> workspace;  // not the ops', so that a product may overlap none of them
   cublasLtHandle_t library = nullptr;
   std::unordered_map<Product, Plan, ProductHash> plans;
 };
 
 void CudaBackend::matmul_impl(const Tensor& c, const Tensor& a, const Tensor& b,
                               const MatmulOptions& options) {
-  if (!matmuls_) matmuls_ = std::make_shared<MatmulCache>(*this);
-  const Tensor c_matrix = c.as_matrix(), a_matrix = a.as_matrix(), b_matrix = b.as_matrix();
-  const Product product = describe(c_matrix, a_matrix, b_matrix, options);
-  matmuls_->run(product, product, c_matrix, a_matrix, b_matrix);
+  if (!matmuls_) matmuls_ = std::make_shared<MatmulCache>();
+  const MatmulCall call{.c = c.as_matrix(),
+                        .a = a.as_matrix(),
+                        .b = b.as_matrix(),
+                        .options = options,
+                        .workspace = workspace(kMatmulWorkspaceBytes),
+                        .stream = stream_};
+  const Product product = call.product();
+  matmuls_->run(call, product, product);
 }
 
 /// The rows of groups differ in every step, so groups of nearly one size share an algorithm,
 /// because choosing one takes longer than small products run.
 void CudaBackend::grouped_matmul_impl(const Tensor& c, const Tensor& a, const Tensor& b,
                                       const GroupedMatmul& options) {
-  if (!matmuls_) matmuls_ = std::make_shared<MatmulCache>(*this);
+  if (!matmuls_) matmuls_ = std::make_shared<MatmulCache>();
   const bool per_group_result = options.product.a == Transpose::yes;
   const auto matrix_of = [](const Tensor& all, size_t group) {
     const auto g = static_cast<int64_t>(group);
@@ -233,13 +242,16 @@ void CudaBackend::grouped_matmul_impl(const Tensor& c, const Tensor& a, const Te
   int64_t begin = 0;
   for (size_t g = 0; g < options.rows.size(); ++g) {
     const int64_t end = begin + options.rows[g];
-    const Tensor a_rows = a.as_matrix().slice(begin, end);
-    const Tensor c_rows = per_group_result ? matrix_of(c, g) : c.as_matrix().slice(begin, end);
-    const Tensor b_rows = per_group_result ? b.as_matrix().slice(begin, end) : matrix_of(b, g);
-    const Product product = describe(c_rows, a_rows, b_rows, options.product);
+    const MatmulCall call{.c = per_group_result ? matrix_of(c, g) : c.as_matrix().slice(begin, end),
+                          .a = a.as_matrix().slice(begin, end),
+                          .b = per_group_result ? b.as_matrix().slice(begin, end) : matrix_of(b, g),
+                          .options = options.product,
+                          .workspace = workspace(kMatmulWorkspaceBytes),
+                          .stream = stream_};
+    const Product product = call.product();
     Product planned = product;
     (per_group_result ? planned.k : planned.m) = rounded_up(options.rows[g]);
-    matmuls_->run(product, planned, c_rows, a_rows, b_rows);
+    matmuls_->run(call, product, planned);
     begin = end;
   }
 }

@@ -35,6 +35,8 @@ ModelConfig model_config(const std::string& size, int64_t copies) {
   check_usage(preset != nullptr, "--model ", size, ": use 151m, 550m or 1.2b");
   ModelConfig config = preset->model;
   config.vocab_size = 32000;
+  config.norm_scheme = NormScheme::pre_norm;
+  config.init_method = InitScheme::normal;
   config.phd_copies = copies;
   return config;
 }

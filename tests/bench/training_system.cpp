@@ -4,20 +4,11 @@
 #include <algorithm>
 #include <sstream>
 
+#include "core/model/model_cost.h"
 #include "kernels/base/philox.h"
 
 namespace phalanx {
 namespace {
-
-/// Hidden keys that the copies from `first_copy` on see, per position on average.
-double hidden_keys(const ModelConfig& config, int64_t positions, int64_t first_copy) {
-  const AttentionMask mask = attention_mask(config, 0);
-  int64_t keys = 0;
-  for (int64_t n = 0; n < positions; ++n)
-    for (int64_t copy = std::max<int64_t>(1, first_copy); copy < config.copies(); ++copy)
-      keys += (n - mask.first_hidden_position(n)) * (config.copies() - 1) + copy;
-  return static_cast<double>(keys) / static_cast<double>(positions);
-}
 
 MicroBatch mock_batch(const StageShape& shape, int64_t vocab_size) {
   MicroBatch batch{.positions = shape.positions, .sequences = shape.sequences};
@@ -34,22 +25,6 @@ MicroBatch mock_batch(const StageShape& shape, int64_t vocab_size) {
 }
 
 }  // namespace
-
-double flops_per_token(const ModelConfig& config, int64_t positions) {
-  const auto h = static_cast<double>(config.hidden_size);
-  const auto f = static_cast<double>(config.ffn_hidden_size);
-  const auto k = static_cast<double>(config.copies());
-  const double causal_keys = static_cast<double>(positions) / 2;
-  double forward = 2 * h * static_cast<double>(config.padded_vocab_size());
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    const bool last = layer + 1 == config.num_layers;
-    const double rows = last ? 1 : k;
-    const int64_t first_copy = last ? config.copies() - 1 : 0;
-    const double keys = rows * causal_keys + hidden_keys(config, positions, first_copy);
-    forward += 2 * (rows * (2 * h * h + 3 * h * f) + k * 2 * h * h) + 4 * h * keys;
-  }
-  return 3 * forward;
-}
 
 TrainingSystem::TrainingSystem(const ModelConfig& model, const StageShape& shape, DType dtype,
                                Backend& backend)
@@ -69,6 +44,12 @@ TrainingSystem::TrainingSystem(const ModelConfig& model, const StageShape& shape
 ParameterStore& TrainingSystem::allocated(DType dtype) {
   store_.allocate(backend_, dtype);
   return store_;
+}
+
+double TrainingSystem::flops() const {
+  const ModelCost cost = model_cost(model_, shape_.positions);
+  return (cost.forward_flops_per_token + cost.backward_flops_per_token) *
+         static_cast<double>(tokens());
 }
 
 double TrainingSystem::step() {

@@ -11,19 +11,14 @@
 
 namespace phalanx {
 
-/// Training FLOPs per original token: matrix products and causal attention, forward plus twice
-/// that for the backward. The last layer computes only what the last copy needs.
-double flops_per_token(const ModelConfig& config, int64_t positions);
-
 /// Gradients are reduced in a group of one, so this is the trainer's step without its log.
 class TrainingSystem {
  public:
   TrainingSystem(const ModelConfig& model, const StageShape& shape, DType dtype, Backend& backend);
 
   int64_t tokens() const { return shape_.positions * shape_.sequences; }
-  double flops() const {
-    return flops_per_token(model_, shape_.positions) * static_cast<double>(tokens());
-  }
+  /// Model FLOPs of a step, forward and backward.
+  double flops() const;
   /// One step; returns its loss.
   double step();
 

@@ -58,15 +58,15 @@ void clear_meetings();
 /// Checks after a block that nobody was counted in at a barrier in vain. Throws KernelError.
 void check_meetings();
 
-/// The common part of the functions below.
-template <class Operand, class Work>
+/// The common part of the functions below, for at most `most` participants.
+template <size_t most, class Operand, class Work>
 void meet(Meeting& meeting, const Meeting::Terms& terms, int slot, Operand& operand, Work&& work) {
   Scheduler& block = running_block(terms.site);
   if (!meeting.arrive(block, terms, slot, &operand)) {
     block.wait(terms.site);
     return;
   }
-  std::array<Operand*, 128> operands{};
+  std::array<Operand*, most> operands{};
   const auto deposited = meeting.operands();
   for (size_t i = 0; i < deposited.size(); ++i) operands[i] = static_cast<Operand*>(deposited[i]);
   work(std::span<Operand* const>(operands.data(), deposited.size()));
@@ -83,15 +83,15 @@ void meet_warp(unsigned mask, const Site& site, Operand& operand, Work&& work) {
   Meeting& meeting = meetings()
                          .warps[static_cast<size_t>(block.self().linear / 32)]
                          .by_lowest_lane[static_cast<size_t>(std::countr_zero(mask))];
-  meet(meeting, terms, lane, operand, std::forward<Work>(work));
+  meet<32>(meeting, terms, lane, operand, std::forward<Work>(work));
 }
 
 /// The 128 threads of a warpgroup (four warps from a multiple of four) meet.
 template <class Operand, class Work>
 void meet_warpgroup(const Site& site, Operand& operand, Work&& work) {
   const int linear = running_block(site).self().linear;
-  meet(meetings().warpgroups[static_cast<size_t>(linear / 128)], {site, 0, 128}, linear % 128,
-       operand, std::forward<Work>(work));
+  meet<128>(meetings().warpgroups[static_cast<size_t>(linear / 128)], {site, 0, 128}, linear % 128,
+            operand, std::forward<Work>(work));
 }
 
 /// All threads of the block, from the same line of the source.

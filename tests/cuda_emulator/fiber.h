@@ -37,6 +37,7 @@ class Fiber : public Context {
   Entry entry_;
   void* argument_;
   void* block_ = nullptr;
+  size_t colour_ = 0;  // bytes left free at the top of the stack
 };
 
 }  // namespace phalanx::emulator

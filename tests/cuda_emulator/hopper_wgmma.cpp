@@ -25,22 +25,30 @@ size_t place_of_sum(const ProductTerms& terms, int thread, int i) {
   return static_cast<size_t>(place.row * terms.columns + place.column);
 }
 
-/// Reads a piece through the async proxy.
-const unsigned char* read_shared(uint32_t address, const Site& site) {
-  const auto* data = static_cast<const unsigned char*>(shared_window_pointer(address, 16, site));
-  if (!hopper_block().proxy.sees(address, data))
-    running_block(site).fail(site,
-                             fmt::format("reads bytes at {} of the shared window that threads "
-                                         "stored without async_proxy_fence",
-                                         address));
-  return data;
+const unsigned char* piece_at(uint32_t address, const Site& site) {
+  return static_cast<const unsigned char*>(shared_window_pointer(address, 16, site));
 }
 
-std::vector<uint16_t> read_checked(const SharedOperand& operand, const char* name,
-                                   const Site& site) {
+/// The operand as it is now.
+std::vector<uint16_t> read_now(const SharedOperand& operand, const Site& site) {
+  return read_operand(operand, [&](uint32_t address) { return piece_at(address, site); });
+}
+
+/// The operand at the product's start, where the async proxy must see it.
+std::vector<uint16_t> read_at_start(const SharedOperand& operand, const char* name,
+                                    const Site& site) {
+  Scheduler& block = running_block(site);
   if (const std::string error = operand_error(operand); !error.empty())
-    running_block(site).fail(site, fmt::format("operand {}: {}", name, error));
-  return read_operand(operand, [&](uint32_t address) { return read_shared(address, site); });
+    block.fail(site, fmt::format("operand {}: {}", name, error));
+  return read_operand(operand, [&](uint32_t address) {
+    const unsigned char* const piece = piece_at(address, site);
+    if (!hopper_block().proxy.sees(address, piece))
+      block.fail(site,
+                 fmt::format("operand {}: threads stored the bytes at {} of the shared window "
+                             "without async_proxy_fence",
+                             name, address));
+    return piece;
+  });
 }
 
 }  // namespace
@@ -116,12 +124,9 @@ void Warpgroup::issue(int thread, const ProductCall& call, const Site& site) {
     mine.a[static_cast<size_t>(place.row * kProductDepth + place.column)] =
         static_cast<uint16_t>(call.a[i / 2] >> (i % 2 * 16));
   }
-  if (++mine.issued == kThreads) read_operands(mine, site);
-}
-
-void Warpgroup::read_operands(Product& product, const Site& site) const {
-  if (!product.terms.a_in_registers) product.a = read_checked(product.terms.operand_a(), "A", site);
-  product.b = read_checked(product.terms.operand_b(), "B", site);
+  if (++mine.issued < kThreads) return;
+  if (!mine.terms.a_in_registers) mine.a = read_at_start(mine.terms.operand_a(), "A", site);
+  mine.b = read_at_start(mine.terms.operand_b(), "B", site);
 }
 
 void Warpgroup::commit(int thread) {
@@ -132,9 +137,9 @@ void Warpgroup::commit(int thread) {
 void Warpgroup::compute(int64_t number, const Site& site) {
   Product& mine = product(number);
   if (mine.done) return;
-  Product again = {.terms = mine.terms, .a = mine.a};
-  read_operands(again, mine.site);
-  if (again.a != mine.a || again.b != mine.b)
+  const ProductTerms& terms = mine.terms;
+  const bool a_is_same = terms.a_in_registers || read_now(terms.operand_a(), site) == mine.a;
+  if (!a_is_same || read_now(terms.operand_b(), site) != mine.b)
     running_block(site).fail(mine.site,
                              "an operand in shared memory changed before the warpgroup waited");
   if (!mine.terms.accumulate) std::fill(mine.sums.begin(), mine.sums.end(), 0.0F);

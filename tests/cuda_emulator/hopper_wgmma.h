@@ -68,7 +68,6 @@ class Warpgroup {
   int64_t claim_accumulators(int thread, const ProductCall& call, int64_t number, const Site& site);
   void check_fence(const ThreadState& state, const ProductCall& call, bool chained,
                    const Site& site) const;
-  void read_operands(Product& product, const Site& site) const;
   void compute(int64_t number, const Site& site);
   void retire(int thread, int64_t end, const Site& site);
 

@@ -5,8 +5,11 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
 #include <string>
 #include <vector>
+
+#include "kernels/cuda/swizzle.h"
 
 namespace phalanx {
 namespace {
@@ -251,6 +254,58 @@ TEST(AttentionScheduleWork, TransposedListIsAsShortAsTheForwardOne) {
     EXPECT_LE(transposed, forward + 2 * 64 * mask.copies * mask.copies) << mask.copies;
     EXPECT_GE(transposed, forward * 9 / 10) << mask.copies;
   }
+}
+
+TEST(AttentionScheduleRows, OutputRowsAreThoseOfTheLayout) {
+  AttentionLayout layout{.batch = 3, .groups = 2, .queries = 11, .keys = 11, .head_dim = 4};
+  for (const int64_t copies : {1, 3}) {
+    for (const int64_t heads : {1, 2, 5}) {
+      layout.query_copies = copies;
+      layout.heads_per_group = heads;
+      std::set<int64_t> indices;
+      for (int64_t pair = 0; pair < layout.num_pairs(); ++pair) {
+        for (int64_t first = 0; first < layout.rows(); ++first) {
+          const OutputRows rows(layout, pair, first);
+          for (uint32_t i = 0; first + i < layout.rows(); ++i)
+            ASSERT_EQ(rows.index(layout, i), layout.output_index(pair, first + i));
+          indices.insert(layout.output_index(pair, first));
+        }
+      }
+      // Each row has a place of its own.
+      EXPECT_EQ(static_cast<int64_t>(indices.size()), layout.num_pairs() * layout.rows());
+      EXPECT_EQ(*indices.rbegin(), (layout.num_pairs() * layout.rows() - 1) * layout.head_dim);
+    }
+  }
+}
+
+// Shared memory has 32 banks of 4 bytes; 8 rows of 16 bytes are read at once.
+template <int kWidth>
+void check_swizzle() {
+  constexpr int kChunks = kWidth / kChunkValues;
+  constexpr int kRows = 128;
+  std::set<int> places;
+  for (int row = 0; row < kRows; ++row) {
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+      const int place = swizzled<kWidth>(row, chunk);
+      EXPECT_EQ(place / kWidth, row);
+      EXPECT_EQ(place % kChunkValues, 0);
+      places.insert(place);
+    }
+  }
+  EXPECT_EQ(places.size(), static_cast<size_t>(kRows * kChunks));
+  for (int row = 0; row < kRows; row += 8) {
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+      std::set<int> banks;
+      for (int i = 0; i < 8; ++i) banks.insert(swizzled<kWidth>(row + i, chunk) / kChunkValues % 8);
+      EXPECT_EQ(banks.size(), 8U) << kWidth << " " << row << " " << chunk;
+    }
+  }
+}
+
+TEST(AttentionSwizzle, EveryChunkHasAPlaceAndNoBankIsReadTwice) {
+  check_swizzle<64>();
+  check_swizzle<96>();
+  check_swizzle<128>();
 }
 
 }  // namespace

@@ -316,11 +316,12 @@ TEST(MemoryOptions, SeveralTogetherOrMoreRanksWhereOneIsNotEnough) {
   RunConfig both = config;
   both.training.micro_batch_size = 1;
   both.parallel.recompute = {"layer"};
-  const int64_t room = measure_memory(both, 1, Device::cuda).first.on_device();
+  const MemoryNeeds needs = measure_memory(both, 1, Device::cuda).first;
+  const int64_t room = needs.on_device();
   const MemoryRoom narrow{.device = room, .host = int64_t{1} << 40};
   EXPECT_THAT(options_that_fit(config, 1, Device::cuda, narrow),
               testing::HasSubstr("--recompute layer --micro-batch-size 1 ("));
-  const int64_t fixed = workspace_bytes(Device::cuda);
+  const int64_t fixed = needs.workspace + needs.driver;
   const MemoryRoom sharded{.device = fixed + (room - fixed) * 3 / 5, .host = int64_t{1} << 40};
   EXPECT_THAT(options_that_fit(config, 1, Device::cuda, sharded),
               testing::HasSubstr(" ranks with "));
