@@ -64,9 +64,12 @@ __device__ void weigh(float (&s)[kCount], RowState& state, float factor) {
     maximum = row_max(maximum);
     // A row that has seen nothing keeps -infinity; 0 stands in for it, so that -infinity is not
     // subtracted from itself.
-    const float base = maximum == -INFINITY ? 0.0F : maximum * factor;
+    const float shift = maximum == -INFINITY ? 0.0F : maximum;
+    const float base = shift * factor;
     state.maximum[half] = maximum;
-    state.rescale[half] = exp2_approximate(fmaf(before, factor, -base));
+    // The difference comes before the factor: a maximum that stays must rescale by 1 exactly, or
+    // what a row adds up would depend on the blocks that only other rows of its tile see.
+    state.rescale[half] = exp2_approximate((before - shift) * factor);
     float total = 0;
 #pragma unroll
     for (int i = half * 2; i < kCount; i += 4) {
