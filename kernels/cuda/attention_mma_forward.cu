@@ -48,9 +48,12 @@ __device__ inline void softmax_block(float (&scores)[kMmaKeys / 8][4], OnlineSof
     for (auto& score : scores)
       maximum = fmaxf(maximum, fmaxf(score[2 * half], score[2 * half + 1]));
     maximum = quad_max(maximum);
-    // 0 stands in for a maximum of -infinity, so that it is not subtracted from itself.
-    const float base = maximum == -INFINITY ? 0.0F : maximum * factor;
-    rescale[half] = exp2_approximate(softmax.maximum[half] * factor - base);
+    // 0 stands in for a maximum of -infinity, so that it is not subtracted from itself. The
+    // difference comes before the factor: a maximum that stays must rescale by 1 exactly, or what
+    // a row adds up would depend on the blocks that only other rows of its tile see.
+    const float shift = maximum == -INFINITY ? 0.0F : maximum;
+    const float base = shift * factor;
+    rescale[half] = exp2_approximate((softmax.maximum[half] - shift) * factor);
     softmax.maximum[half] = maximum;
     float sum = 0.0F;
 #pragma unroll
