@@ -326,6 +326,7 @@ __device__ void sum_query_gradients(typename G::Shared& shared, float (&dq)[G::k
                                             reader.keys().by_rows());
     wgmma_commit();
     reader.wait_for_values();
+    wgmma_fence();
     multiply<G::kWidth, G::kRows, G::kKeys>(dp, shared.dout.by_rows(reader.first),
                                             reader.values().by_rows());
     wgmma_commit();
