@@ -12,10 +12,10 @@ namespace {
 
 /// Sizes for heads padded to kWidth. Registers: what consumers and producers keep of the 65,536,
 /// counted in groups of 128 threads (PTX ISA, setmaxnreg).
-template <int kPaddedWidth>
+template <int kPaddedWidth, int kBlockKeys>
 struct Forward {
   static constexpr int kWidth = kPaddedWidth;
-  static constexpr int kKeys = 128;
+  static constexpr int kKeys = kBlockKeys;
   static constexpr int kConsumers = 2;
   static constexpr int kRows = kConsumers * kWarpgroupRows;
   static constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
@@ -170,13 +170,12 @@ __device__ void consume(typename F::Shared& shared, const AttentionLayout& layou
   store_rows(o, state, out, lse, layout, shared.ring.tile, first);
 }
 
-template <int kWidth>
-__global__ void __launch_bounds__(hopper_threads(Forward<kWidth>::kThreads), 1)
+template <class F>
+__global__ void __launch_bounds__(hopper_threads(F::kThreads), 1)
     attention_forward_kernel(const __grid_constant__ ForwardMaps maps,
                              const __grid_constant__ AttentionLayout layout, BFloat16* out,
                              float* lse) {
   if constexpr (kHopperCode) {
-    using F = Forward<kWidth>;
     auto& shared = *dynamic_shared<typename F::Shared>();
     if (threadIdx.x == 0) {
       shared.ring.init(layout, F::kConsumers * kWarpgroup / kWarp);
@@ -200,14 +199,13 @@ __global__ void __launch_bounds__(hopper_threads(Forward<kWidth>::kThreads), 1)
   }
 }
 
-template <int kWidth>
+template <class F>
 void forward(const AttentionLayout& layout, const AttentionForwardPointers<BFloat16>& pointers,
              cudaStream_t stream) {
-  using F = Forward<kWidth>;
   const ForwardMaps maps{query_map(layout, pointers.q, F::kRows),
                          key_map(layout, pointers.k, F::kKeys),
                          key_map(layout, pointers.v, F::kKeys)};
-  launch(attention_forward_kernel<kWidth>,
+  launch(attention_forward_kernel<F>,
          {pairs_by_tiles(layout, num_query_tiles(layout, F::kRows)), dim3(F::kThreads),
           sizeof(typename F::Shared)},
          stream, maps, layout, pointers.out, pointers.lse);
@@ -224,9 +222,9 @@ bool attention_hopper_is_there() {
                "cudaDeviceGetAttribute");
     if (major != 9) return false;
     cudaFuncAttributes code{};  // hopper_threads() marks code that cannot be used
-    cuda_check(cudaFuncGetAttributes(&code, attention_forward_kernel<128>),
+    cuda_check(cudaFuncGetAttributes(&code, attention_forward_kernel<Forward<128, 128>>),
                "cudaFuncGetAttributes");
-    return code.maxThreadsPerBlock >= Forward<128>::kThreads;
+    return code.maxThreadsPerBlock >= Forward<128, 128>::kThreads;
   }();
   return is_there;
 }
@@ -234,11 +232,12 @@ bool attention_hopper_is_there() {
 void attention_hopper_forward(const AttentionLayout& layout,
                               const AttentionForwardPointers<BFloat16>& pointers,
                               cudaStream_t stream) {
-  if (layout.head_dim <= 64) {
-    forward<64>(layout, pointers, stream);
-  } else {
-    forward<128>(layout, pointers, stream);
-  }
+  // Blocks of keys end where blocks of a pattern do: wider ones would be half empty.
+  const bool narrow = layout.mask.pattern != KeyPattern::full && layout.mask.block < 128;
+  if (layout.head_dim <= 64 && narrow) return forward<Forward<64, 64>>(layout, pointers, stream);
+  if (layout.head_dim <= 64) return forward<Forward<64, 128>>(layout, pointers, stream);
+  if (narrow) return forward<Forward<128, 64>>(layout, pointers, stream);
+  forward<Forward<128, 128>>(layout, pointers, stream);
 }
 
 }  // namespace phalanx

@@ -6,24 +6,11 @@
 //
 // dout is laid out as q before, in the memory of dq, so that TMA can bring its rows; the second
 // pass reads a tile's dout there before it writes the same rows of dq.
-#include "kernels/cuda/attention_hopper_keys.h"
-#include "kernels/cuda/attention_kernels.h"
+#include "kernels/cuda/attention_hopper_backward.h"
 #include "kernels/cuda/launch.h"
 
-namespace phalanx {
+namespace phalanx::hopper_backward {
 namespace {
-
-constexpr int kConsumers = 2;
-constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
-constexpr int kReaders = kConsumers * kWarpgroup / kWarp;
-constexpr int kStages = 2;
-constexpr int kConsumerRegisters = 216;  // of 504 for three warpgroups (PTX ISA, setmaxnreg)
-constexpr int kProducerRegisters = 72;
-
-/// lse in base 2. A row that saw nothing gets +infinity, so that its weights are 0.
-__device__ inline float log2_sum(float lse) {
-  return lse == -INFINITY ? INFINITY : lse * kLog2E;
-}
 
 // --- dout in the layout of q ---
 
@@ -74,10 +61,6 @@ struct KeyGradient {
     TileRows rows[kStages];
     uint64_t keys_filled, filled[kStages], free[kStages];
   };
-};
-
-struct BackwardMaps {
-  TensorMap q, dout, k, v;
 };
 
 /// One thread, once `stage` is free: finds the next query tile, brings its rows.
@@ -277,154 +260,34 @@ __global__ void __launch_bounds__(hopper_threads(kThreads), 1)
   }
 }
 
-// --- dq ---
-
-template <int kPaddedWidth>
-struct QueryGradient {
-  static constexpr int kWidth = kPaddedWidth;
-  static constexpr int kKeys = 64;
-  static constexpr int kRows = kConsumers * kWarpgroupRows;
-
-  struct Shared {
-    SharedTile<kRows, kWidth> q, dout;
-    KeyRing<kRows, kKeys, kWidth, kStages> ring;
-    uint64_t rows_filled;
-  };
-};
-
-/// lse in base 2 and delta of a thread's two rows.
-struct RowSums {
-  float log2_sum[2] = {INFINITY, INFINITY};
-  float delta[2] = {0, 0};
-};
-
-__device__ inline RowSums row_sums(const AttentionLayout& layout, const PairTile& tile, int first,
-                                   const AttentionBackwardPointers<BFloat16>& pointers) {
-  const int thread = static_cast<int>(threadIdx.x % kWarpgroup);
-  RowSums sums;
-  for (int half = 0; half < 2; ++half) {
-    const int row = first + fragment_row(thread, half * 2);
-    if (row >= tile.rows.count) continue;
-    const int64_t index = tile.pair * layout.rows() + tile.rows.first + row;
-    sums.log2_sum[half] = log2_sum(pointers.lse[index]);
-    sums.delta[half] = pointers.delta[index];
-  }
-  return sums;
-}
-
-/// A consumer warpgroup with 64 rows of the tile.
-template <class G, class Reader>
-__device__ void sum_query_gradients(typename G::Shared& shared, float (&dq)[G::kWidth / 2],
-                                    Reader& reader, const RowSums& sums, float factor) {
-  barrier_wait(&shared.rows_filled, 0);
-  while (reader.next_block()) {
-    float p[G::kKeys / 2];
-    float dp[G::kKeys / 2];
-    uint32_t operand[G::kKeys / 16][4];
-    wgmma_fence();
-    multiply<G::kWidth, G::kRows, G::kKeys>(p, shared.q.by_rows(reader.first),
-                                            reader.keys().by_rows());
-    wgmma_commit();
-    reader.wait_for_values();
-    multiply<G::kWidth, G::kRows, G::kKeys>(dp, shared.dout.by_rows(reader.first),
-                                            reader.values().by_rows());
-    wgmma_commit();
-    wgmma_wait<1>();
-    keep_registers(p);
-    reader.mask(p);
-#pragma unroll
-    for (int i = 0; i < G::kKeys / 2; ++i)
-      p[i] = exp2_approximate(fmaf(p[i], factor, -sums.log2_sum[i / 2 % 2]));
-    wgmma_wait<0>();
-    keep_registers(dp);
-    reader.release_values();
-#pragma unroll
-    for (int i = 0; i < G::kKeys / 2; ++i) dp[i] = p[i] * (dp[i] - sums.delta[i / 2 % 2]);
-    round_operand(operand, dp);
-    wgmma_fence();
-    accumulate(dq, operand, reader.keys().by_columns());
-    wgmma_commit();
-    wgmma_wait<0>();
-    keep_registers(dq);
-    reader.release_keys();
-  }
-}
-
 template <int kWidth>
-__global__ void __launch_bounds__(hopper_threads(kThreads), 1)
-    query_gradient_kernel(const __grid_constant__ BackwardMaps maps,
-                          const __grid_constant__ AttentionLayout layout,
-                          const AttentionBackwardPointers<BFloat16> pointers) {
-  if constexpr (kHopperCode) {
-    using G = QueryGradient<kWidth>;
-    auto& shared = *dynamic_shared<typename G::Shared>();
-    if (threadIdx.x == 0) {
-      shared.ring.init(layout, kReaders);
-      barrier_init(&shared.rows_filled, 1);
-      barrier_init_fence();
-    }
-    __syncthreads();
-    const PairTile& tile = shared.ring.tile;
-    if (threadIdx.x < kWarpgroup) {
-      lower_registers<kProducerRegisters>();
-      if (threadIdx.x == 0) {
-        barrier_arrive_expecting(&shared.rows_filled, shared.q.kBytes + shared.dout.kBytes);
-        shared.q.load(maps.q, tile.rows.first, tile.pair, &shared.rows_filled);
-        shared.dout.load(maps.dout, tile.rows.first, tile.pair, &shared.rows_filled);
-      }
-      shared.ring.fill(layout, maps.k, maps.v);
-    } else {
-      raise_registers<kConsumerRegisters>();
-      const int first = static_cast<int>(threadIdx.x / kWarpgroup - 1) * kWarpgroupRows;
-      float dq[kWidth / 2] = {};
-      KeyReader<decltype(shared.ring)> reader{shared.ring, first};
-      sum_query_gradients<G>(shared, dq, reader, row_sums(layout, tile, first, pointers),
-                             static_cast<float>(layout.scale) * kLog2E);
-      const int thread = static_cast<int>(threadIdx.x % kWarpgroup);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = first + fragment_row(thread, half * 2);
-        const int64_t index = tile.pair * layout.rows() + tile.rows.first + row;
-        if (row < tile.rows.count)
-          store_fragment_row(pointers.dq + index * layout.head_dim, dq, half,
-                             static_cast<float>(layout.scale), layout.head_dim);
-      }
-    }
-  }
-}
-
-template <int kWidth>
-void backward(const AttentionLayout& layout, const AttentionBackwardPointers<BFloat16>& pointers,
-              cudaStream_t stream) {
-  using Keys = KeyGradient<kWidth>;
-  using Queries = QueryGradient<kWidth>;
-  const auto maps = [&](int rows, int keys) -> BackwardMaps {
-    return {query_map(layout, pointers.q, rows), query_map(layout, pointers.dq, rows),
-            key_map(layout, pointers.k, keys), key_map(layout, pointers.v, keys)};
-  };
-  launch(gather_rows_kernel,
-         one_thread_each(layout.num_pairs() * layout.rows() * layout.head_dim / 8), stream, layout,
-         pointers.dq, pointers.dout);
-  const int64_t key_tiles = num_key_tiles(layout, Keys::kKeys) * layout.key_copies;
+void launch_key_gradient(const AttentionLayout& layout,
+                         const AttentionBackwardPointers<BFloat16>& pointers, cudaStream_t stream) {
+  using G = KeyGradient<kWidth>;
+  const int64_t tiles = num_key_tiles(layout, G::kKeys) * layout.key_copies;
   launch(key_gradient_kernel<kWidth>,
-         {pairs_by_tiles(layout, key_tiles), dim3(kThreads), sizeof(typename Keys::Shared)}, stream,
-         maps(Keys::kRows, Keys::kKeys), layout, pointers);
-  launch(query_gradient_kernel<kWidth>,
-         {pairs_by_tiles(layout, num_query_tiles(layout, Queries::kRows)), dim3(kThreads),
-          sizeof(typename Queries::Shared)},
-         stream, maps(Queries::kRows, Queries::kKeys), layout, pointers);
+         {pairs_by_tiles(layout, tiles), dim3(kThreads), sizeof(typename G::Shared)}, stream,
+         backward_maps(layout, pointers, G::kRows, G::kKeys), layout, pointers);
 }
 
 }  // namespace
+}  // namespace phalanx::hopper_backward
+
+namespace phalanx {
 
 void attention_hopper_backward(const AttentionLayout& layout,
                                const AttentionBackwardPointers<BFloat16>& pointers,
                                cudaStream_t stream) {
+  using namespace hopper_backward;  // NOLINT: one file's
+  launch(gather_rows_kernel,
+         one_thread_each(layout.num_pairs() * layout.rows() * layout.head_dim / 8), stream, layout,
+         pointers.dq, pointers.dout);
   if (layout.head_dim <= 64) {
-    backward<64>(layout, pointers, stream);
+    launch_key_gradient<64>(layout, pointers, stream);
   } else {
-    backward<128>(layout, pointers, stream);
+    launch_key_gradient<128>(layout, pointers, stream);
   }
+  make_query_gradient(layout, pointers, stream);
 }
 
 }  // namespace phalanx
