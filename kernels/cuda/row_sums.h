@@ -44,7 +44,7 @@ inline constexpr int kPartGroups = 32;
 /// total[i] += sum over parts of partial[part * width + i]. A block adds up 32 columns: thread (x,
 /// y) the parts y, y + 32, .. of column x, then the 32 results, always in this order.
 template <class T>
-__global__ void add_parts(T* total, const T* partial, int64_t parts, int64_t width) {
+__global__ void add_parts_kernel(T* total, const T* partial, int64_t parts, int64_t width) {
   __shared__ T sums[kPartGroups][kWarp];
   const int64_t column = int64_t{blockIdx.x} * kWarp + threadIdx.x;
   T sum{};
@@ -63,8 +63,8 @@ void launch_add_parts(T* total, const T* partial, int64_t parts, int64_t width,
                       cudaStream_t stream) {
   const int64_t blocks = (width + kWarp - 1) / kWarp;
   check(blocks < (int64_t{1} << 31), "a kernel cannot have ", blocks, " blocks");
-  launch(add_parts<T>, {dim3(static_cast<unsigned>(blocks)), dim3(kWarp, kPartGroups)}, stream,
-         total, partial, parts, width);
+  launch(add_parts_kernel<T>, {dim3(static_cast<unsigned>(blocks)), dim3(kWarp, kPartGroups)},
+         stream, total, partial, parts, width);
 }
 
 /// Number of parts for partial sums over `rows`: at most `most`, at least one, and few enough that

@@ -39,6 +39,7 @@ class Program:
 
     def run(self, words, code=0, **environment):
         done = subprocess.run([self.path, *words], capture_output=True, text=True, check=False,
+                              errors="replace",
                               env={**os.environ, **environment})
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
@@ -93,9 +94,9 @@ def test_evaluation_and_generation(program):
         losses[device] = float(re.search(r"validation loss (\S+)", said)[1])
     check_close([(0, losses["cuda"])], [(0, losses["cpu"])], tolerance("fp32"), "evaluate")
     texts = [program.run(["generate", *load, "--device", device, "--prompt", "ab",
-                          "--max-new-tokens", "3", "--temperature", "0"]).splitlines()[-1]
+                          "--max-new-tokens", "3", "--temperature", "0"]).split("phalanx: device")[0]
              for device in ("cpu", "cuda")]
-    assert texts[0] == texts[1], texts
+    assert texts[0] == texts[1] and texts[0].startswith("ab"), texts
 
 
 def test_verify_layout(program):
@@ -129,7 +130,7 @@ def test_memory(program):
 def test_no_gpu(program):
     said = program.train("none", ["--device", "cuda"], code=2, EMULATED_GPUS="0")
     assert "no usable GPU" in said and "--device cpu" in said, said
-    said = program.train("none", ["--train-iters", "1"], EMULATED_GPUS="0")
+    said = program.train("none", [], EMULATED_GPUS="0")
     assert "device cpu: " in said and "no usable GPU" in said, said
 
 
