@@ -159,17 +159,19 @@ class Search {
     return true;
   }
 
+  std::string label(const Candidate& candidate) const {
+    if (candidate.world_size == start_.world_size) return candidate.options;
+    return fmt::format("{} ranks with {}", candidate.world_size, candidate.options);
+  }
+
   bool fits(const Candidate& candidate) {
     const MemoryNeeds needs = measure_memory(candidate.config, candidate.world_size, device_).first;
     if (least_.empty() || needs.on_device() < least_bytes_) {
-      least_ = candidate.options;
+      least_ = label(candidate);
       least_bytes_ = needs.on_device();
     }
     if (needs.on_device() > room_.device || needs.on_host() > room_.host) return false;
-    const std::string more = candidate.world_size == start_.world_size
-                                 ? ""
-                                 : fmt::format("{} ranks with ", candidate.world_size);
-    found_.push_back(fmt::format("{}{} ({:.1f} MiB)", more, candidate.options,
+    found_.push_back(fmt::format("{} ({:.1f} MiB)", label(candidate),
                                  static_cast<double>(needs.on_device()) / kMebibyte));
     return true;
   }
