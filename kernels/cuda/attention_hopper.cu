@@ -64,14 +64,15 @@ __device__ void weigh(float (&s)[kCount], RowState& state, float factor) {
     maximum = row_max(maximum);
     // A row that has seen nothing keeps -infinity; 0 stands in for it, so that -infinity is not
     // subtracted from itself.
-    const float base = maximum == -INFINITY ? 0.0F : maximum * factor;
+    const float base = maximum == -INFINITY ? 0.0F : maximum;
+    const float offset = base * factor;
     state.maximum[half] = maximum;
-    state.rescale[half] = exp2_approximate(fmaf(before, factor, -base));
+    state.rescale[half] = exp2_approximate((before - base) * factor);  // exactly 1 if it stays
     float total = 0;
 #pragma unroll
     for (int i = half * 2; i < kCount; i += 4) {
-      s[i] = exp2_approximate(fmaf(s[i], factor, -base));
-      s[i + 1] = exp2_approximate(fmaf(s[i + 1], factor, -base));
+      s[i] = exp2_approximate(fmaf(s[i], factor, -offset));
+      s[i + 1] = exp2_approximate(fmaf(s[i + 1], factor, -offset));
       total += s[i] + s[i + 1];
     }
     state.total[half] = fmaf(state.total[half], state.rescale[half], total);

@@ -164,19 +164,22 @@ __device__ void weigh_transposed(float (&s)[kCount], const float* log2_sums, flo
   }
 }
 
-/// ds = p (dp - delta), into dp.
-template <int kCount>
-__device__ void differentiate_transposed(float (&dp)[kCount], const float (&p)[kCount],
+/// ds = p (dp - delta), into dp. p is taken rounded, as it is multiplied by dout: there are no
+/// registers to keep it in f32 beside dk and dv.
+template <int kSteps>
+__device__ void differentiate_transposed(float (&dp)[kSteps * 8], const uint32_t (&p)[kSteps][4],
                                          const float* deltas) {
   const int thread = static_cast<int>(threadIdx.x % kWarpgroup);
 #pragma unroll
-  for (int i = 0; i < kCount; i += 4) {
-    const auto delta = *reinterpret_cast<const float2*>(deltas + fragment_column(thread, i));
-    dp[i] = p[i] * (dp[i] - delta.x);
-    dp[i + 1] = p[i + 1] * (dp[i + 1] - delta.y);
-    dp[i + 2] = p[i + 2] * (dp[i + 2] - delta.x);
-    dp[i + 3] = p[i + 3] * (dp[i + 3] - delta.y);
-  }
+  for (int step = 0; step < kSteps; ++step)
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      const int i = first_of_operand(step, r);
+      const auto delta = *reinterpret_cast<const float2*>(deltas + fragment_column(thread, i));
+      const float2 weight = unpack_bf16(p[step][r]);
+      dp[i] = weight.x * (dp[i] - delta.x);
+      dp[i + 1] = weight.y * (dp[i + 1] - delta.y);
+    }
 }
 
 /// A consumer warpgroup with 64 keys of the tile from `first` on.
@@ -192,28 +195,31 @@ __device__ void sum_key_gradients(typename G::Shared& shared, float (&dk)[G::kWi
     if (shared.kind[stage] == BlockKind::end) return;
     const auto& q = shared.q[stage];
     const auto& dout = shared.dout[stage];
-    float p[G::kRows / 2];
+    uint32_t weights[G::kRows / 16][4];
+    uint32_t dscores[G::kRows / 16][4];
+    {
+      float p[G::kRows / 2];
+      wgmma_fence();
+      multiply<kWidth, G::kKeys, G::kRows>(p, shared.k.by_rows(first), q.by_rows());
+      wgmma_commit();
+      wgmma_wait<0>();
+      keep_registers(p);
+      if (shared.kind[stage] == BlockKind::masked) mask_transposed(p, shared.columns[stage], first);
+      weigh_transposed(p, shared.log2_sum[stage], factor);
+      round_operand(weights, p);
+    }
     float dp[G::kRows / 2];
-    uint32_t operand[2][G::kRows / 16][4];
     wgmma_fence();
-    multiply<kWidth, G::kKeys, G::kRows>(p, shared.k.by_rows(first), q.by_rows());
-    wgmma_commit();
     multiply<kWidth, G::kKeys, G::kRows>(dp, shared.v.by_rows(first), dout.by_rows());
     wgmma_commit();
-    wgmma_wait<1>();
-    keep_registers(p);
-    if (shared.kind[stage] == BlockKind::masked) mask_transposed(p, shared.columns[stage], first);
-    weigh_transposed(p, shared.log2_sum[stage], factor);
-    round_operand(operand[0], p);
-    wgmma_fence();
-    accumulate(dv, operand[0], dout.by_columns());
+    accumulate(dv, weights, dout.by_columns());
     wgmma_commit();
     wgmma_wait<1>();
     keep_registers(dp);
-    differentiate_transposed(dp, p, shared.delta[stage]);
-    round_operand(operand[1], dp);
+    differentiate_transposed(dp, weights, shared.delta[stage]);
+    round_operand(dscores, dp);
     wgmma_fence();
-    accumulate(dk, operand[1], q.by_columns());
+    accumulate(dk, dscores, q.by_columns());
     wgmma_commit();
     wgmma_wait<0>();
     keep_registers(dk);

@@ -19,6 +19,44 @@ struct SeenKeyRange {
   int end;
 };
 
+/// What a row of the tile sees of a block of keys; nothing if the tile has no such row.
+__device__ inline SeenKeyRange seen_keys(const AttentionLayout& layout, int64_t pair,
+                                         const TileRows& rows, const KeyBlock& block, int i) {
+  if (i >= rows.count) return {0, 0};
+  const AttentionRow row = rows.row(layout, i);
+  const int64_t document = layout.document_of(pair, row.position - rows.shift);
+  const PositionRange range = visible_in_block(layout.mask, block, row, document);
+  return {static_cast<int>(range.begin), static_cast<int>(range.end)};
+}
+
+/// A tile of query rows and the blocks of keys it visits. It lies in shared memory and one thread
+/// moves it on, because sums and fragments need the registers.
+struct QueryTileSchedule {
+  struct Block {
+    KeyRows keys;
+    bool exists;
+    bool masked;  // some row does not see some key, or keys are fewer than a block's
+  };
+  TileRows rows;
+  VisitedKeys visited;
+  Block blocks[3];  // the block at work, the one that is being fetched, and the one after
+
+  __device__ void begin(const AttentionLayout& layout, int64_t pair, int64_t number,
+                        int64_t tile_rows) {
+    const TileRows tile = query_tile(layout, pair, number, tile_rows);
+    rows = tile;
+    visited = VisitedKeys(layout, tile.tile, kMmaKeys);
+    advance(layout, 0);
+    advance(layout, 1);
+  }
+  __device__ void advance(const AttentionLayout& layout, int block) {
+    KeyRows keys;
+    blocks[block].exists = visited.next(layout, rows.tile, keys);
+    blocks[block].masked = !keys.block.full || keys.count() < kMmaKeys;
+    blocks[block].keys = keys;
+  }
+};
+
 /// Starts copying rows 0 .. kRows - 1 into `tile`: row i from source(i), zeros from `count` on,
 /// because whatever else is there might be NaN, and 0 * NaN is NaN.
 template <int kWidth, int kRows, int kThreads, class Source>
@@ -42,6 +80,15 @@ template <int kWidth, int kRows, int kThreads>
 __device__ void copy_rows_async(BFloat16* tile, int64_t count, const BFloat16* source) {
   copy_rows_async<kWidth, kRows, kThreads>(tile, count, source,
                                            [](int row) { return row * kWidth; });
+}
+
+/// Starts the copies of a block's keys and values.
+template <int kWidth, int kThreads, class Pointers>
+__device__ void copy_keys_async(BFloat16* k, BFloat16* v, const AttentionLayout& layout,
+                                const Pointers& at, int64_t pair, const KeyRows& keys) {
+  const int64_t index = layout.key_index(keys.block.copy - layout.first_key_copy, pair, keys.row);
+  copy_rows_async<kWidth, kMmaKeys, kThreads>(k, keys.count(), at.k + index);
+  copy_rows_async<kWidth, kMmaKeys, kThreads>(v, keys.count(), at.v + index);
 }
 
 /// The fragment of rows [row, row + 16), columns [16 step, 16 step + 16) of a tile.
@@ -98,6 +145,26 @@ __device__ void add_weighted_rows(float (&sums)[kWidth / 8][4],
           r, b + swizzled<kWidth>(b_row + step * 16 + lane % 16, column + lane / 16));
       mma_m16n8k16(sums[column], weights[step], {r[0], r[1]});
       mma_m16n8k16(sums[column + 1], weights[step], {r[2], r[3]});
+    }
+  }
+}
+
+/// Scores [16, kColumns] of keys `first_key` on that the lane's rows, of seen[0 .. 15], do not see
+/// become -infinity.
+template <int kColumns>
+__device__ void hide_scores(float (&scores)[kColumns / 8][4], const SeenKeyRange* seen,
+                            int first_key) {
+  const int lane = threadIdx.x % kWarp;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const SeenKeyRange range = seen[lane / 4 + 8 * half];
+#pragma unroll
+    for (int column = 0; column < kColumns / 8; ++column) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int key = first_key + column * 8 + lane % 4 * 2 + i;
+        if (key < range.begin || key >= range.end) scores[column][2 * half + i] = -INFINITY;
+      }
     }
   }
 }

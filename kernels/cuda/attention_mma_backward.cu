@@ -34,15 +34,6 @@ __device__ inline RowFacts row_facts(const AttentionLayout& layout,
   return {lse == -INFINITY ? 0.0F : lse * static_cast<float>(kAttentionLog2E), at.delta[row]};
 }
 
-__device__ inline SeenKeyRange seen_keys(const AttentionLayout& layout, int64_t pair,
-                                         const TileRows& rows, const KeyBlock& block, int i) {
-  if (i >= rows.count) return {0, 0};
-  const AttentionRow row = rows.row(layout, i);
-  const int64_t document = layout.document_of(pair, row.position - rows.shift);
-  const PositionRange range = visible_in_block(layout.mask, block, row, document);
-  return {static_cast<int>(range.begin), static_cast<int>(range.end)};
-}
-
 // --- dk and dv ---
 
 /// The block's keys and the query tiles that see them. It lies in shared memory and one thread
@@ -142,7 +133,7 @@ __device__ void store_facts(KeyMemory<kWidth>& memory, int stage, const RowFacts
 }
 
 template <int kWidth>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kWidth == 64 ? 3 : 2)
     key_gradient_kernel(const __grid_constant__ AttentionLayout layout,
                         const AttentionBackwardPointers<BFloat16> at) {
   auto& memory = *dynamic_shared<KeyMemory<kWidth>>();
@@ -219,39 +210,19 @@ struct QueryMemory {
   BFloat16 k[2][kMmaKeys * kWidth];
   BFloat16 v[2][kMmaKeys * kWidth];
   SeenKeyRange seen[2][kRows];
+  QueryTileSchedule schedule;
 };
 
+/// Starts the copies of a block of keys, and finds out what the rows see of it, a thread per row.
+/// Keys beyond the end of a block hold zeros, but 2^(0 - lse) may be infinite: nobody sees them.
 template <int kWidth>
-__device__ void copy_keys_async(QueryMemory<kWidth>& memory, int stage,
-                                const AttentionLayout& layout,
-                                const AttentionBackwardPointers<BFloat16>& at, int64_t pair,
-                                const KeyRows& keys) {
-  const int64_t index = layout.key_index(keys.block.copy - layout.first_key_copy, pair, keys.row);
-  copy_rows_async<kWidth, kMmaKeys, kThreads>(memory.k[stage], keys.count(), at.k + index);
-  copy_rows_async<kWidth, kMmaKeys, kThreads>(memory.v[stage], keys.count(), at.v + index);
-}
-
-/// Keys beyond the end of a block hold zeros, but 2^(0 - lse) may be infinite: they are masked.
-__device__ inline bool is_masked(const KeyRows& keys) {
-  return !keys.block.full || keys.count() < kMmaKeys;
-}
-
-/// Scores [row, key] of keys `first_key` on that the lane's rows do not see become -infinity.
-__device__ inline void hide_rows(float (&scores)[kSlice / 8][4], const SeenKeyRange* seen,
-                                 int first_key) {
-  const int lane = threadIdx.x % kWarp;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const SeenKeyRange range = seen[lane / 4 + 8 * half];
-#pragma unroll
-    for (int column = 0; column < kSlice / 8; ++column) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int key = first_key + column * 8 + lane % 4 * 2 + i;
-        if (key < range.begin || key >= range.end) scores[column][2 * half + i] = -INFINITY;
-      }
-    }
-  }
+__device__ void fetch_block(QueryMemory<kWidth>& memory, int stage, const AttentionLayout& layout,
+                            const AttentionBackwardPointers<BFloat16>& at, int64_t pair,
+                            const QueryTileSchedule::Block& block) {
+  copy_keys_async<kWidth, kThreads>(memory.k[stage], memory.v[stage], layout, at, pair, block.keys);
+  if (block.masked && threadIdx.x < kRows)
+    memory.seen[stage][threadIdx.x] =
+        seen_keys(layout, pair, memory.schedule.rows, block.keys.block, threadIdx.x);
 }
 
 /// Scores [row, key] and products with v become dS.
@@ -270,28 +241,22 @@ __device__ inline void differentiate_rows(float (&dscores)[kSlice / 8][4],
 }
 
 template <int kWidth>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kWidth == 64 ? 3 : 2)
     query_gradient_kernel(const __grid_constant__ AttentionLayout layout,
                           const AttentionBackwardPointers<BFloat16> at) {
   auto& memory = *dynamic_shared<QueryMemory<kWidth>>();
   const int64_t pair = blockIdx.x % layout.num_pairs();
   const int64_t number = (gridDim.x - 1 - blockIdx.x) / layout.num_pairs();  // last tiles first
-  const TileRows rows = query_tile(layout, pair, number, kRows);
+  QueryTileSchedule& schedule = memory.schedule;
+  if (threadIdx.x == 0) schedule.begin(layout, pair, number, kRows);
+  __syncthreads();
+  const TileRows& rows = schedule.rows;
   const int64_t first = pair * layout.rows() + rows.first;
   const int lane = threadIdx.x % kWarp;
   const int warp_row = static_cast<int>(threadIdx.x) / kWarp * kWarpRows;
-  const int own_row = threadIdx.x;  // of the tile, for threads that have one
   const auto factor = static_cast<float>(layout.scale * kAttentionLog2E);
-
-  VisitedKeys blocks(layout, rows.tile, kMmaKeys);
-  KeyRows keys;
-  bool more = blocks.next(layout, rows.tile, keys);
   copy_queries_async<kWidth>(memory.q, memory.dout, layout, at, pair, rows);
-  if (more) {
-    copy_keys_async(memory, 0, layout, at, pair, keys);
-    if (own_row < kRows && is_masked(keys))
-      memory.seen[0][own_row] = seen_keys(layout, pair, rows, keys.block, own_row);
-  }
+  if (schedule.blocks[0].exists) fetch_block(memory, 0, layout, at, pair, schedule.blocks[0]);
   copy_async_commit();
   RowFacts facts[2];  // of the lane's two rows
 #pragma unroll
@@ -301,25 +266,27 @@ __global__ void __launch_bounds__(kThreads, 2)
   __syncthreads();
 
   float dq[kWidth / 8][4] = {};
-  for (int stage = 0; more; stage ^= 1) {
-    const bool masked = is_masked(keys);
-    more = blocks.next(layout, rows.tile, keys);
-    if (more) copy_keys_async(memory, stage ^ 1, layout, at, pair, keys);
+  int current = 0;
+  for (int stage = 0; schedule.blocks[current].exists; stage ^= 1) {
+    const int following = current == 2 ? 0 : current + 1;
+    const bool masked = schedule.blocks[current].masked;
+    if (schedule.blocks[following].exists)
+      fetch_block(memory, stage ^ 1, layout, at, pair, schedule.blocks[following]);
     copy_async_commit();
+    if (threadIdx.x == 0) schedule.advance(layout, following == 2 ? 0 : following + 1);
 #pragma unroll 1
     for (int key = 0; key < kMmaKeys; key += kSlice) {
       float scores[kSlice / 8][4];
       float dscores[kSlice / 8][4];
       uint32_t packed[kSlice / 16][4];
       rows_product<kWidth, kSlice>(scores, memory.q, warp_row, memory.k[stage], key);
-      if (masked) hide_rows(scores, memory.seen[stage] + warp_row, key);
+      if (masked) hide_scores<kSlice>(scores, memory.seen[stage] + warp_row, key);
       rows_product<kWidth, kSlice>(dscores, memory.dout, warp_row, memory.v[stage], key);
       differentiate_rows(dscores, scores, facts, factor);
       pack_fragments<kSlice>(packed, dscores);
       add_weighted_rows<kWidth, kSlice>(dq, packed, memory.k[stage], key);
     }
-    if (more && own_row < kRows && is_masked(keys))
-      memory.seen[stage ^ 1][own_row] = seen_keys(layout, pair, rows, keys.block, own_row);
+    current = following;
     copy_async_wait<0>();
     __syncthreads();
   }

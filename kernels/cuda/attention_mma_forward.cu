@@ -18,6 +18,7 @@ struct ForwardMemory {
   BFloat16 k[2][kMmaKeys * kWidth];
   BFloat16 v[2][kMmaKeys * kWidth];
   SeenKeyRange seen[2][kRows];
+  QueryTileSchedule schedule;
 };
 
 /// The online softmax of a lane's two rows. Maxima are of scores not yet times `scale`.
@@ -34,23 +35,6 @@ __device__ inline float quad_max(float x) {
 __device__ inline float quad_sum(float x) {
   x += __shfl_xor_sync(kAllLanes, x, 1);
   return x + __shfl_xor_sync(kAllLanes, x, 2);
-}
-
-/// Scores of keys that the lane's rows do not see become -infinity.
-__device__ inline void hide_scores(float (&scores)[kMmaKeys / 8][4], const SeenKeyRange* seen) {
-  const int lane = threadIdx.x % kWarp;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const SeenKeyRange range = seen[lane / 4 + 8 * half];
-#pragma unroll
-    for (int column = 0; column < kMmaKeys / 8; ++column) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int key = column * 8 + lane % 4 * 2 + i;
-        if (key < range.begin || key >= range.end) scores[column][2 * half + i] = -INFINITY;
-      }
-    }
-  }
 }
 
 /// Scores become weights 2^(factor (score - maximum)); returns in `rescale` what older sums are to
@@ -79,34 +63,15 @@ __device__ inline void softmax_block(float (&scores)[kMmaKeys / 8][4], OnlineSof
   }
 }
 
-/// Starts the copies of a block of keys and values.
+/// Starts the copies of a block of keys, and finds out what the rows see of it, a thread per row.
 template <int kWidth>
-__device__ void copy_keys_async(ForwardMemory<kWidth>& memory, int stage,
-                                const AttentionLayout& layout,
-                                const AttentionForwardPointers<BFloat16>& at, int64_t pair,
-                                const KeyRows& keys) {
-  const int64_t index = layout.key_index(keys.block.copy - layout.first_key_copy, pair, keys.row);
-  copy_rows_async<kWidth, kMmaKeys, kThreads>(memory.k[stage], keys.count(), at.k + index);
-  copy_rows_async<kWidth, kMmaKeys, kThreads>(memory.v[stage], keys.count(), at.v + index);
-}
-
-__device__ inline bool is_masked(const KeyRows& keys) {
-  return !keys.block.full || keys.count() < kMmaKeys;
-}
-
-/// What each row of the tile sees of a masked block, a thread per row.
-template <int kTileRows>
-__device__ void find_seen(SeenKeyRange* seen, const AttentionLayout& layout, int64_t pair,
-                          const TileRows& rows, const KeyRows& keys) {
-  const int i = threadIdx.x;
-  if (i >= kTileRows || !is_masked(keys)) return;
-  PositionRange range;
-  if (i < rows.count) {
-    const AttentionRow row = rows.row(layout, i);
-    const int64_t document = layout.document_of(pair, row.position - rows.shift);
-    range = visible_in_block(layout.mask, keys.block, row, document);
-  }
-  seen[i] = {static_cast<int>(range.begin), static_cast<int>(range.end)};
+__device__ void fetch_block(ForwardMemory<kWidth>& memory, int stage, const AttentionLayout& layout,
+                            const AttentionForwardPointers<BFloat16>& at, int64_t pair,
+                            const QueryTileSchedule::Block& block) {
+  copy_keys_async<kWidth, kThreads>(memory.k[stage], memory.v[stage], layout, at, pair, block.keys);
+  if (block.masked && threadIdx.x < kRows)
+    memory.seen[stage][threadIdx.x] =
+        seen_keys(layout, pair, memory.schedule.rows, block.keys.block, threadIdx.x);
 }
 
 template <int kWidth>
@@ -117,20 +82,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int64_t pair = blockIdx.x % layout.num_pairs();
   // Last tiles first: they see the most keys, and the small ones fill the gaps at the end.
   const int64_t number = (gridDim.x - 1 - blockIdx.x) / layout.num_pairs();
-  const TileRows rows = query_tile(layout, pair, number, kRows);
+  QueryTileSchedule& schedule = memory.schedule;
+  if (threadIdx.x == 0) schedule.begin(layout, pair, number, kRows);
+  __syncthreads();
+  const TileRows& rows = schedule.rows;
   const int64_t first = pair * layout.rows() + rows.first;
   const int lane = threadIdx.x % kWarp;
   const int warp_row = static_cast<int>(threadIdx.x) / kWarp * kWarpRows;
   const auto factor = static_cast<float>(layout.scale * kAttentionLog2E);
-
-  VisitedKeys blocks(layout, rows.tile, kMmaKeys);
-  KeyRows keys;
-  bool more = blocks.next(layout, rows.tile, keys);
   copy_rows_async<kWidth, kRows, kThreads>(memory.q, rows.count, at.q + first * kWidth);
-  if (more) {
-    copy_keys_async(memory, 0, layout, at, pair, keys);
-    find_seen<kRows>(memory.seen[0], layout, pair, rows, keys);
-  }
+  if (schedule.blocks[0].exists) fetch_block(memory, 0, layout, at, pair, schedule.blocks[0]);
   copy_async_commit();
   copy_async_wait<0>();
   __syncthreads();
@@ -141,16 +102,19 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   OnlineSoftmax softmax;
   float sums[kWidth / 8][4] = {};
-  for (int stage = 0; more; stage ^= 1) {
-    const bool masked = is_masked(keys);
-    more = blocks.next(layout, rows.tile, keys);
-    if (more) copy_keys_async(memory, stage ^ 1, layout, at, pair, keys);
+  int current = 0;
+  for (int stage = 0; schedule.blocks[current].exists; stage ^= 1) {
+    const int following = current == 2 ? 0 : current + 1;
+    const bool masked = schedule.blocks[current].masked;
+    if (schedule.blocks[following].exists)
+      fetch_block(memory, stage ^ 1, layout, at, pair, schedule.blocks[following]);
     copy_async_commit();
+    if (threadIdx.x == 0) schedule.advance(layout, following == 2 ? 0 : following + 1);
     float scores[kMmaKeys / 8][4] = {};
 #pragma unroll
     for (int step = 0; step < kWidth / 16; ++step)
       add_rows_product_step<kWidth, kMmaKeys>(scores, queries[step], memory.k[stage], 0, step);
-    if (masked) hide_scores(scores, memory.seen[stage] + warp_row);
+    if (masked) hide_scores<kMmaKeys>(scores, memory.seen[stage] + warp_row, 0);
     float rescale[2];
     softmax_block(scores, softmax, rescale, factor);
 #pragma unroll
@@ -163,7 +127,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     uint32_t weights[kMmaKeys / 16][4];
     pack_fragments<kMmaKeys>(weights, scores);
     add_weighted_rows<kWidth, kMmaKeys>(sums, weights, memory.v[stage], 0);
-    if (more) find_seen<kRows>(memory.seen[stage ^ 1], layout, pair, rows, keys);
+    current = following;
     copy_async_wait<0>();
     __syncthreads();
   }

@@ -64,10 +64,9 @@ __global__ void cross_entropy_forward_kernel(LossRows<T> rows) {
        column += int64_t{blockDim.x} * n) {
     Acc values[n];
     load<n>(values, logits + column);
-    if (column + n > rows.columns)
 #pragma unroll
-      for (int i = 0; i < n; ++i)
-        if (column + i >= rows.columns) values[i] = negative_infinity<Acc>();
+    for (int i = 0; i < n; ++i)
+      if (column + i >= rows.columns) values[i] = negative_infinity<Acc>();
     mine.join(values);
   }
   const Acc largest = block_max(mine.largest, scratch, negative_infinity<Acc>());

@@ -6,7 +6,7 @@
 namespace phalanx {
 namespace {
 
-/// RouterOutputs as pointers. `logits` may be `probabilities`.
+/// RouterOutputs as pointers; the losses need no `chosen` and no `weights`.
 template <class Acc>
 struct RouterRows {
   Acc* probabilities;
@@ -18,7 +18,7 @@ struct RouterRows {
   explicit RouterRows(const RouterOutputs& outputs)
       : probabilities(outputs.probabilities.as<Acc>()),
         logsumexp(outputs.logsumexp.as<Acc>()),
-        chosen(outputs.experts.as<int32_t>()),
+        chosen(outputs.experts ? outputs.experts.as<int32_t>() : nullptr),
         weights(outputs.weights ? outputs.weights.as<Acc>() : nullptr),
         rows(outputs.probabilities.shape.rows()),
         experts(outputs.probabilities.shape.back()),
@@ -92,6 +92,7 @@ __device__ void top_k_row(int32_t* chosen, Acc* weights, const Acc* p, int64_t e
   }
 }
 
+/// `logits` may be the probabilities.
 template <class Acc>
 __global__ void router_forward_kernel(RouterRows<Acc> of, const Acc* logits) {
   const int64_t row = own_row();

@@ -2,7 +2,7 @@
 // in one pass. Some lanes of a warp share a head: a lane holds packs at i and at D/2 + i, the two
 // elements that RoPE rotates.
 #include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/packs.h"
+#include "kernels/cuda/head_pair.h"
 #include "kernels/cuda/row_sums.h"
 #include "kernels/head_rows.h"
 
@@ -73,80 +73,6 @@ struct Heads {
   }
 };
 
-/// Elements i .. i + n of a head and those half a head further.
-template <class T, int n>
-struct Pair {
-  using Acc = Accumulator<T>;
-  Acc first[n];
-  Acc second[n];
-
-  /// The second part lies beyond the head in the middle of an odd one: then it is 0.
-  __device__ void load_from(const T* head, int64_t i, int64_t half, int64_t dim) {
-    load<n>(first, head + i);
-    if (n > 1 || half + i < dim)
-      load<n>(second, head + half + i);
-    else
-      second[0] = Acc{0};
-  }
-  __device__ void store_to(T* head, int64_t i, int64_t half, int64_t dim) const {
-    store<n>(head + i, first);
-    if (n > 1 || half + i < dim) store<n>(head + half + i, second);
-  }
-
-  __device__ Acc sum_squares() const {
-    Acc sum{};
-#pragma unroll
-    for (int j = 0; j < n; ++j) sum += first[j] * first[j] + second[j] * second[j];
-    return sum;
-  }
-
-  /// sum of this * weight * x.
-  __device__ Acc dot(const Pair& weight, const Pair& x) const {
-    Acc sum{};
-#pragma unroll
-    for (int j = 0; j < n; ++j)
-      sum += first[j] * weight.first[j] * x.first[j] + second[j] * weight.second[j] * x.second[j];
-    return sum;
-  }
-
-  /// Rounded to T before the weight, as HybridNorm's code does.
-  __device__ void normalise(const Pair& weight, Acc rstd) {
-#pragma unroll
-    for (int j = 0; j < n; ++j) {
-      first[j] = rounded<T>(first[j] * rstd) * weight.first[j];
-      second[j] = rounded<T>(second[j] * rstd) * weight.second[j];
-    }
-  }
-
-  /// Rotation by the angles of elements i .. i + n, forward (sign 1) or back (sign -1).
-  __device__ void rotate(const float* cosines, int64_t i, int64_t half, Acc sign) {
-    if (cosines == nullptr) return;
-    float c[n];
-    float s[n];
-    load_angles(c, cosines + i);
-    load_angles(s, cosines + half + i);
-#pragma unroll
-    for (int j = 0; j < n; ++j) {
-      const Acc a = first[j];
-      const Acc b = second[j];
-      const Acc cosine = static_cast<Acc>(c[j]);
-      const Acc sine = sign * static_cast<Acc>(s[j]);
-      first[j] = a * cosine - b * sine;
-      second[j] = b * cosine + a * sine;
-    }
-  }
-
- private:
-  __device__ static void load_angles(float (&values)[n], const float* source) {
-    if constexpr (n == 2) {  // of doubles: half a pack of floats
-      values[0] = source[0];
-      values[1] = source[1];
-    } else {
-      load<n>(values, source);
-    }
-  }
-};
-
 /// A thread's place: which group of lanes of the grid, and which lane of the group.
 struct GroupLane {
   int64_t group;
@@ -176,7 +102,7 @@ __global__ void __launch_bounds__(kThreads) split(Heads<T> heads, T* y, const T*
   const int64_t row = there ? place.group / num_heads : 0;
   const int64_t head = there ? place.group % num_heads : 0;
   const T* source = x + heads.in_rows(row, head);
-  Pair<T, n> pairs[steps];
+  HeadPair<T, n> pairs[steps];
   Acc squares{};
 #pragma unroll
   for (int step = 0; step < steps; ++step) {
@@ -196,7 +122,7 @@ __global__ void __launch_bounds__(kThreads) split(Heads<T> heads, T* y, const T*
     const int64_t i = (place.lane + step * place.lanes) * n;
     if (i >= heads.half) continue;
     if (heads.weight != nullptr) {
-      Pair<T, n> weight;
+      HeadPair<T, n> weight;
       weight.load_from(heads.head_weight(head), i, heads.half, heads.dim);
       pairs[step].normalise(weight, rstd);
     }
@@ -221,9 +147,9 @@ __global__ void __launch_bounds__(512)
        pack += static_cast<int>(blockDim.x)) {
     const int64_t head = pack / head_packs;
     const int64_t i = pack % head_packs * n;
-    Pair<T, n> gradient;
-    Pair<T, n> values;
-    Pair<T, n> weight;
+    HeadPair<T, n> gradient;
+    HeadPair<T, n> values;
+    HeadPair<T, n> weight;
     gradient.load_from(dy + heads.map.offset(row, head), i, heads.half, heads.dim);
     values.load_from(x + heads.in_rows(row, head), i, heads.half, heads.dim);
     weight.load_from(heads.head_weight(head), i, heads.half, heads.dim);
@@ -248,8 +174,9 @@ struct HeadGradients {
 /// The norm's backward of the pairs that a lane holds: gradients become those of x, and shares of
 /// dweight are added up. dx = rstd * (dy' * weight - x * rstd * dot / width).
 template <class T, int n>
-__device__ void norm_backward(Pair<T, n>& gradient, Pair<T, n>& share, const Pair<T, n>& weight,
-                              const Pair<T, n>& x, Accumulator<T> rstd, Accumulator<T> dot_mean) {
+__device__ void norm_backward(HeadPair<T, n>& gradient, HeadPair<T, n>& share,
+                              const HeadPair<T, n>& weight, const HeadPair<T, n>& x,
+                              Accumulator<T> rstd, Accumulator<T> dot_mean) {
   const auto element = [=](Accumulator<T>& g, Accumulator<T>& sum, Accumulator<T> w,
                            Accumulator<T> value) {
     const Accumulator<T> normed = value * rstd;
@@ -273,17 +200,17 @@ struct HeadPlace {
 template <class T, int n, int steps>
 __device__ void backward_row(const Heads<T>& heads, const HeadGradients<T>& gradients,
                              const GroupLane& place, const HeadPlace& own,
-                             Pair<T, n> (&shares)[steps]) {
+                             HeadPair<T, n> (&shares)[steps]) {
   using Acc = Accumulator<T>;
   const int64_t at = heads.in_rows(own.row, own.head);
   const bool normed = heads.weight != nullptr;
   const float* angles = heads.angles(own.row);
   const T* dy = gradients.dy + heads.map.offset(own.row, own.head);
-  Pair<T, n> pairs[steps];
-  Pair<T, n> x[steps];
+  HeadPair<T, n> pairs[steps];
+  HeadPair<T, n> x[steps];
   Acc squares{};
   Acc dot{};
-  const auto load_weight = [&](Pair<T, n>& weight, int64_t i) {
+  const auto load_weight = [&](HeadPair<T, n>& weight, int64_t i) {
     weight.load_from(heads.head_weight(own.head), i, heads.half, heads.dim);
   };
 #pragma unroll
@@ -294,7 +221,7 @@ __device__ void backward_row(const Heads<T>& heads, const HeadGradients<T>& grad
     if (normed) x[step].load_from(gradients.x + at, i, heads.half, heads.dim);
     pairs[step].rotate(angles, i, heads.half, Acc{-1});
     if (heads.norm != HeadNorm::per_head) continue;
-    Pair<T, n> weight;
+    HeadPair<T, n> weight;
     load_weight(weight, i);
     squares += x[step].sum_squares();
     dot += pairs[step].dot(weight, x[step]);
@@ -313,7 +240,7 @@ __device__ void backward_row(const Heads<T>& heads, const HeadGradients<T>& grad
     const int64_t i = (place.lane + step * place.lanes) * n;
     if (i >= heads.half) continue;
     if (normed) {
-      Pair<T, n> weight;
+      HeadPair<T, n> weight;
       load_weight(weight, i);
       norm_backward(pairs[step], shares[step], weight, x[step], rstd, dot / heads.norm_width);
     }
@@ -324,7 +251,7 @@ __device__ void backward_row(const Heads<T>& heads, const HeadGradients<T>& grad
 /// Writes a lane's elements of one head's shares.
 template <class T, int n, int steps>
 __device__ void write_shares(const Heads<T>& heads, const GroupLane& place, Accumulator<T>* target,
-                             const Pair<T, n> (&shares)[steps]) {
+                             const HeadPair<T, n> (&shares)[steps]) {
 #pragma unroll
   for (int step = 0; step < steps; ++step) {
     const int64_t i = (place.lane + step * place.lanes) * n;
@@ -348,7 +275,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int64_t num_rows = heads.map.num_rows();
   const int64_t head = place.group % num_heads;
   const int64_t part = place.group / num_heads;
-  Pair<T, n> shares[steps] = {};
+  HeadPair<T, n> shares[steps] = {};
   // As many turns for all parts, because lanes of a warp may belong to several.
   for (int64_t first = 0; first < num_rows; first += gradients.parts) {
     const int64_t row = first + part;

@@ -28,13 +28,6 @@ inline constexpr int kHalfColumns = 64;  // 128 bytes, the width of the swizzle
 inline constexpr int kRowBytes = 128;
 inline constexpr int kGroupBytes = 8 * kRowBytes;  // eight rows: one period of the swizzle
 
-/// Byte of element (row, column) from the start of a tile of `rows` rows that is aligned to 1,024.
-constexpr int swizzled_byte(int rows, int row, int column) {
-  const int byte =
-      column / kHalfColumns * rows * kRowBytes + row * kRowBytes + column % kHalfColumns * 2;
-  return byte ^ (byte >> 7 & 7) << 4;
-}
-
 /// What a descriptor's start moves by, in bytes, from the first 16 columns of a tile to step
 /// `step`, when columns are summed over (Major::k).
 constexpr int column_step(int rows, int step) {

@@ -79,7 +79,7 @@ std::unique_ptr<NcclCommunicator> NcclCommunicator::split(NcclMembers members, i
   ncclComm_t comm = nullptr;
   {
     const std::lock_guard lock(mutex_);
-    if (!failure_.empty()) fail(failure_);
+    throw_if_failed();
     operation_ = "split";
     cuda_check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
     ncclConfig_t config = non_blocking();
@@ -91,7 +91,7 @@ std::unique_ptr<NcclCommunicator> NcclCommunicator::split(NcclMembers members, i
 }
 
 void NcclCommunicator::begin(const char* operation) {
-  if (!failure_.empty()) fail(failure_);
+  throw_if_failed();
   operation_ = operation;
   ++number_;
   cuda_check(cudaEventRecord(reached_.get(), context_.backend.stream()), "cudaEventRecord");
@@ -121,6 +121,7 @@ ncclResult_t NcclCommunicator::poll(ncclComm_t comm, ncclResult_t result) const 
   return result;
 }
 
+/// Throws unless NCCL takes it in.
 void NcclCommunicator::settle(ncclComm_t comm, ncclResult_t result) {
   result = poll(comm, result);
   if (result == ncclSuccess) return;
@@ -129,7 +130,7 @@ void NcclCommunicator::settle(ncclComm_t comm, ncclResult_t result) {
               ? fmt::format("was not taken in by NCCL within {} s",
                             static_cast<double>(context_.timeout.count()) / 1000.0)
               : nccl_text(result, comm));
-  fail(failure_);
+  throw_if_failed();
 }
 
 NcclCommunicator::Event NcclCommunicator::free_event() {
@@ -141,11 +142,6 @@ NcclCommunicator::Event NcclCommunicator::free_event() {
 void NcclCommunicator::finish_before_further_ops(const Event& done) {
   throw_if_failed();
   cuda_check(cudaStreamWaitEvent(context_.backend.stream(), done.get(), 0), "cudaStreamWaitEvent");
-}
-
-void NcclCommunicator::throw_if_failed() {
-  const std::lock_guard lock(mutex_);
-  if (!failure_.empty()) fail(failure_);
 }
 
 // While the rank is inside a call, that call has a deadline of its own.
@@ -179,10 +175,11 @@ std::string NcclCommunicator::text_of(const char* operation, int64_t number,
 }
 
 /// Aborts, which ends the operations on the GPU, so that whoever waits for them goes on and finds
-/// `failure_` at its next call. Logged at once, because the rank may never get there.
+/// the failure at its next call. Logged at once, because the rank may never get there.
 void NcclCommunicator::give_up(const char* operation, int64_t number, const std::string& reason) {
-  failure_ = text_of(operation, number, reason);
-  log_line(failure_);
+  const std::string text = text_of(operation, number, reason);
+  log_line(text);
+  context_.watchdog->report_failure(text);
   under_way_.clear();
   if (comm_ != nullptr) static_cast<void>(ncclCommAbort(comm_));
   comm_ = nullptr;

@@ -34,7 +34,8 @@ struct NcclContext {
 /// Operations start when the backend's stream has reached the point of the call and run on a stream
 /// of their own; the host never waits for them. NCCL itself is never waited for without a deadline
 /// (its communicators are non-blocking). An operation that fails or does not end aborts the
-/// communicator; every later call throws the reason. One thread calls; the watchdog looks on.
+/// communicator; every later call on any communicator of the rank throws the reason. One thread
+/// calls; the watchdog looks on.
 class NcclCommunicator final : public NcclWatched {
  public:
   /// Recorded behind an operation.
@@ -58,9 +59,9 @@ class NcclCommunicator final : public NcclWatched {
     begin(operation);
     return end(enqueue(comm_, stream_));
   }
-  /// The backend's further ops wait for the operation. Throws if the communicator has failed.
+  /// The backend's further ops wait for the operation.
   void finish_before_further_ops(const Event& done);
-  void throw_if_failed();
+  void throw_if_failed() { context_.watchdog->throw_if_failed(); }
 
   void look() override;
 
@@ -91,7 +92,6 @@ class NcclCommunicator final : public NcclWatched {
   std::deque<UnderWay> under_way_;
   const char* operation_ = "creation";  // the last one and its number
   int64_t number_ = 0;
-  std::string failure_;
 };
 
 /// Makes calls(note) inside one group of NCCL calls, in which each result goes to `note`. The first

@@ -87,13 +87,13 @@ void NcclProcessGroup::open_channels_impl(std::span<const ChannelEnd> ends) {
     NcclMembers pair{name() + " channel " + std::to_string(own->channel),
                      rank() < peer ? 0 : 1,
                      {world_rank(std::min(rank(), peer)), world_rank(std::max(rank(), peer))}};
-    channels_[{peer, own->channel, sends}] =
+    channels_[{peer, own->channel, own->source}] =
         communicator_->split(std::move(pair), std::min(rank(), peer));
   }
 }
 
 NcclCommunicator* NcclProcessGroup::channel_of(int peer, int channel, bool sends) {
-  const auto found = channels_.find({peer, channel, sends});
+  const auto found = channels_.find({peer, channel, sends ? rank() : peer});
   return found == channels_.end() ? nullptr : found->second.get();
 }
 

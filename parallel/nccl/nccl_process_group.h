@@ -67,8 +67,9 @@ class NcclProcessGroup final : public ProcessGroup {
   std::unique_ptr<ProcessGroup> host_;
   NcclMembers members_;
   std::unique_ptr<NcclCommunicator> communicator_;
-  /// A communicator of two ranks, the lower first, per (peer, channel, sends) that was opened.
-  std::map<std::tuple<int, int, bool>, std::unique_ptr<NcclCommunicator>> channels_;
+  /// A communicator of two ranks, the lower first, per (peer, channel, sender) that was opened: an
+  /// order in which both ends end them, as each end waits for the other.
+  std::map<std::tuple<int, int, int>, std::unique_ptr<NcclCommunicator>> channels_;
 };
 
 /// Where this rank computes: host name and the GPU's number on its bus, the same for two ranks only

@@ -27,6 +27,19 @@ void NcclWatchdog::remove(NcclWatched& watched) {
   std::erase(watched_, &watched);
 }
 
+void NcclWatchdog::report_failure(const std::string& text) {
+  const std::lock_guard lock(failure_mutex_);
+  if (failed_) return;
+  failure_ = text;
+  failed_ = true;
+}
+
+void NcclWatchdog::throw_if_failed() {
+  if (!failed_) return;
+  const std::lock_guard lock(failure_mutex_);
+  fail(failure_);
+}
+
 // Asking for an event while another thread captures a graph would spoil the capture, unless this
 // thread says that only its own captures concern it.
 void NcclWatchdog::run(int device_index) {

@@ -34,15 +34,6 @@ std::string Site::text() const {
          std::to_string(where.line());
 }
 
-bool Site::operator==(const Site& other) const {
-  const bool same_name =
-      operation == other.operation || std::strcmp(operation, other.operation) == 0;
-  const char* file = where.file_name();  // mostly the very same text: one kernel, one source
-  return same_name && where.line() == other.where.line() &&
-         where.column() == other.where.column() &&
-         (file == other.where.file_name() || std::strcmp(file, other.where.file_name()) == 0);
-}
-
 Scheduler::Scheduler() : order_(RunOrder::current()) {}
 Scheduler::~Scheduler() = default;
 

@@ -79,6 +79,19 @@ AttentionRun<T> run_with_same_originals(AttentionCase c, int64_t copies) {
   return run;
 }
 
+/// Originals of K copies against those of one, without and with documents.
+template <class T>
+void check_originals(AttentionCase c) {
+  const Values vanilla = rows_of_copy(run_with_same_originals<T>(c, 1), 0);
+  for (const int64_t copies : {2, 3, 5}) {
+    EXPECT_EQ(rows_of_copy(run_with_same_originals<T>(c, copies), 0), vanilla);
+  }
+  for (int32_t i = 0; i < 300; ++i) c.document_start.push_back(i % 150 / 47 * 47);
+  const Values documents = rows_of_copy(run_with_same_originals<T>(c, 1), 0);
+  EXPECT_NE(documents, vanilla);
+  EXPECT_EQ(rows_of_copy(run_with_same_originals<T>(c, 3), 0), documents);
+}
+
 TYPED_TEST(AttentionForward, OriginalsAreBitEqualToVanillaForEveryK) {
   for (const KeyPattern pattern : {KeyPattern::full, KeyPattern::sink_window}) {
     AttentionMask mask = cswa(1, 16, 32);
@@ -92,14 +105,9 @@ TYPED_TEST(AttentionForward, OriginalsAreBitEqualToVanillaForEveryK) {
                     .keys = 150,
                     .per_group = 2,
                     .head_dim = 40};
-    const Values vanilla = rows_of_copy(run_with_same_originals<TypeParam>(c, 1), 0);
-    for (const int64_t copies : {2, 3, 5}) {
-      EXPECT_EQ(rows_of_copy(run_with_same_originals<TypeParam>(c, copies), 0), vanilla);
-    }
-    for (int32_t i = 0; i < 300; ++i) c.document_start.push_back(i % 150 / 47 * 47);
-    const Values documents = rows_of_copy(run_with_same_originals<TypeParam>(c, 1), 0);
-    EXPECT_NE(documents, vanilla);
-    EXPECT_EQ(rows_of_copy(run_with_same_originals<TypeParam>(c, 3), 0), documents);
+    check_originals<TypeParam>(c);
+    c.head_dim = 64;  // has a kernel of its own on a GPU in bf16
+    if constexpr (std::is_same_v<TypeParam, BFloat16>) check_originals<TypeParam>(c);
   }
 }
 

@@ -48,8 +48,8 @@ std::vector<int32_t> sorted_experts(const Array& probabilities, int64_t row) {
 }
 
 TEST_P(MoeOps, RouterTakesTheMostProbableExpertsWithTheirPlainProbabilities) {
-  for (const auto& [rows, experts, topk] :
-       std::vector<std::array<int64_t, 3>>{{1, 1, 1}, {5, 3, 3}, {257, 64, 8}, {33, 7, 2}, {6, 100, 33}}) {
+  for (const auto& [rows, experts, topk] : std::vector<std::array<int64_t, 3>>{
+           {1, 1, 1}, {5, 3, 3}, {257, 64, 8}, {33, 7, 2}, {6, 100, 33}}) {
     const Array logits = random_array({rows, experts}, acc, 1, 3.0);
     const RouterOutputs out = router_outputs(rows, experts, topk);
     ops.router_forward(out, bench.upload(logits, acc));

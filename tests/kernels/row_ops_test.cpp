@@ -208,12 +208,19 @@ TEST_P(RowOps, SumsOfSquaresOfWideRows) {
     }
 }
 
+/// Where heads lie: elements before each tensor, columns before and behind them in a row.
+struct HeadPlacement {
+  int64_t lead, before, behind;
+};
+constexpr HeadPlacement kHeadPlacements[] = {{0, 16, 16}, {1, 16, 16}, {0, 3, 29}, {0, 16, 17}};
+
 /// Forward and backward of heads on one bench.
 struct HeadRun {
-  static constexpr int64_t kPositions = 3, kSequences = 2, kCopies = 2, kGroups = 3, kColumn = 16;
+  static constexpr int64_t kPositions = 3, kSequences = 2, kCopies = 2, kGroups = 3;
   HeadLayout layout;
   HeadNorm norm;
   int64_t dim;
+  HeadPlacement placement;
 
   bool queries() const { return layout == HeadLayout::queries; }
   int64_t rows() const { return kPositions * kSequences * kCopies; }
@@ -222,9 +229,9 @@ struct HeadRun {
     return queries() ? Shape{kSequences, kGroups, kPositions, kCopies * 2, dim}
                      : Shape{kCopies, kSequences, kGroups, kPositions, dim};
   }
-  std::string name(int64_t lead) const {
-    return fmt::format("{} {} D={} from {}", queries() ? "queries" : "keys", enum_name(norm), dim,
-                       lead);
+  std::string name() const {
+    return fmt::format("{} {} D={} from {}, columns {} and {}", queries() ? "queries" : "keys",
+                       enum_name(norm), dim, placement.lead, placement.before, placement.behind);
   }
 
   struct Results {
@@ -235,27 +242,28 @@ struct HeadRun {
     const DType acc = accumulator_dtype(dtype);
     const bool full = norm == HeadNorm::full_width;
     const int64_t width = heads() * dim;
+    const Shape matrix{rows(), placement.before + width + placement.behind};
     const Array weights = random_array({full ? width : dim}, rounding, 2);
     const Array angles = random_array({kPositions + 1, dim}, DType::f32, 5);
     SplitHeads options{.layout = layout,
                        .copies = kCopies,
                        .total_copies = kCopies,
-                       .column = kColumn,
+                       .column = placement.before,
                        .norm = norm,
                        .norm_width = full ? width : 0,
                        .first_position = 1};
     if (dim % 2 == 0) options.rope_table = bench.upload(angles, DType::f32);
     if (norm != HeadNorm::none) options.weight = bench.upload(weights, dtype);
-    const Tensor x = bench.upload(random_array({rows(), width + 32}, rounding, 1), dtype);
+    const Tensor x = bench.upload(random_array(matrix, rounding, 1), dtype);
     options.row_sums = bench.poisoned({rows()}, acc);
-    bench.backend().row_sum_squares(options.row_sums, x, kColumn, width);
+    bench.backend().row_sum_squares(options.row_sums, x, placement.before, width);
     const Tensor y = bench.poisoned(shape(), dtype);
     bench.backend().split_heads_forward(y, x, options);
 
     const Tensor dy = bench.upload(random_array(shape(), rounding, 3), dtype);
     const Tensor dots = bench.poisoned({rows()}, acc);
     if (full) bench.backend().split_heads_row_dots(dots, dy, x, options);
-    const Tensor dx = bench.upload(Array({rows(), width + 32}), dtype);
+    const Tensor dx = bench.upload(Array(matrix), dtype);
     std::vector<Tensor> dweights;
     for (int turn = 0; turn < 2; ++turn) {
       dweights.push_back(bench.upload(Array(weights.shape, 1.0), acc));
@@ -271,11 +279,12 @@ TEST_P(RowOps, HeadsOfEverySize) {
   for (const int64_t dim : {5, 16, 64, 96, 256, 1024})
     for (const HeadLayout layout : {HeadLayout::queries, HeadLayout::keys})
       for (const HeadNorm norm : {HeadNorm::none, HeadNorm::per_head, HeadNorm::full_width})
-        for (const int64_t lead : kLeads) {
-          if (lead != 0 && dim != 96 && dim != 1024) continue;  // each number of elements per lane
-          const HeadRun heads{layout, norm, dim};
-          const std::string what = heads.name(lead);
-          bench.begin_tensors_at(lead);
+        for (const HeadPlacement& placement : kHeadPlacements) {
+          // Away from alignment one head dim for each number of elements that a lane may hold.
+          if (&placement != &kHeadPlacements[0] && dim != 96 && dim != 1024) continue;
+          const HeadRun heads{layout, norm, dim, placement};
+          const std::string what = heads.name();
+          bench.begin_tensors_at(placement.lead);
           const auto expected = heads.run(exact, DType::f64, dtype);
           const auto actual = heads.run(bench, dtype, dtype);
           expect_close(actual.y, expected.y, dtype, dim, "y of " + what);
