@@ -10,7 +10,7 @@ void GradientSum::operator()(ProcessGroup& group, const std::vector<int>& ranks,
   if (ranks.size() == 1) return;
   check(std::find(ranks.begin(), ranks.end(), group.rank()) != ranks.end(), "group ", group.name(),
         ": rank ", group.rank(), " is not among the ranks whose gradients it sums");
-  if (!received_) received_ = ops_.allocate(kPieceElements * dtype_bytes(DType::f64));
+  if (!received_) received_ = ops_.allocate(kBytes);
   const Tensor flat = gradient.view({gradient.numel()});
   for (int64_t begin = 0; begin < flat.numel(); begin += kPieceElements)
     sum_piece(group, ranks, flat.slice(begin, std::min(begin + kPieceElements, flat.numel())));

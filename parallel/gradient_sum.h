@@ -20,8 +20,11 @@ class GradientSum {
   /// gradient = sum over `ranks` of `group` (ascending, the caller among them; all call).
   void operator()(ProcessGroup& group, const std::vector<int>& ranks, const Tensor& gradient);
 
- private:
   static constexpr int64_t kPieceElements = 1 << 20;
+  /// Of device memory, for a piece of any dtype.
+  static constexpr int64_t kBytes = kPieceElements * dtype_bytes(DType::f64);
+
+ private:
   void sum_piece(ProcessGroup& group, const std::vector<int>& ranks, const Tensor& piece);
 
   Backend& ops_;

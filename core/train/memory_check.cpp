@@ -58,10 +58,11 @@ SharedMemory shared_memory(const std::string& key, int64_t needed, int64_t avail
 
 std::string lack_text(const char* place, const SharedMemory& memory, int64_t worst) {
   return fmt::format(
-      "\nThe ranks of one {} lack {} MiB (this one: {} MiB needed by {} rank(s), {} MiB "
-      "available). ",
-      place, static_cast<int64_t>(static_cast<double>(worst) / kMebibyte) + 1,
-      memory.needed / (1 << 20), memory.ranks, memory.available / (1 << 20));
+             "\nThe ranks of one {} lack {} MiB (this one: {} MiB needed by {} rank(s), {} MiB "
+             "available). ",
+             place, static_cast<int64_t>(static_cast<double>(worst) / kMebibyte) + 1,
+             memory.needed / (1 << 20), memory.ranks, memory.available / (1 << 20)) +
+         (memory.ranks > 1 ? "Fewer ranks on it have more room each. " : "");
 }
 
 }  // namespace

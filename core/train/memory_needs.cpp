@@ -4,6 +4,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
+
+#include "parallel/gradient_sum.h"
 
 namespace phalanx {
 namespace {
@@ -34,11 +37,17 @@ MemoryNeeds memory_needs(PhdStage& stage, const MemoryQuestion& question) {
   int64_t shard = 0;
   int64_t shard_of_units = 0;
   int64_t resident = question.store.numel();
+  std::set<bool> sums_of_units;  // the buffer and the units have one each
   for (const Bucket& bucket : make_buckets(
            question.store, bucket_rules(question.groups, options.bucket_size, options.units))) {
     const int rank = group_of(bucket, question.groups).rank();
     const int64_t own = bucket.counts[static_cast<size_t>(rank)];
     shard += own;
+    for (int64_t i = bucket.first_parameter; i < bucket.last_parameter; ++i) {
+      const Placement& placement = question.store[i].spec.placement;
+      if (placement.tp_replicas > 1 || placement.is_shared_by_stages())
+        sums_of_units.insert(bucket.unit >= 0);
+    }
     if (bucket.unit < 0) continue;
     shard_of_units += own;
     resident -= bucket.numel();
@@ -58,7 +67,8 @@ MemoryNeeds memory_needs(PhdStage& stage, const MemoryQuestion& question) {
     needs.num_slots += question.slots.per_chunk[chunk];
     needs.activations += plan.saved_bytes_per_slot[chunk] * question.slots.per_chunk[chunk];
   }
-  needs.scratch = plan.scratch_bytes + plan.recomputed_bytes + plan.fixed_bytes + plan.batch_bytes;
+  needs.scratch = std::ssize(sums_of_units) * GradientSum::kBytes + plan.scratch_bytes +
+                  plan.recomputed_bytes + plan.fixed_bytes + plan.batch_bytes;
   needs.largest = plan.largest;
   return needs;
 }

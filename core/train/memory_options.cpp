@@ -141,35 +141,48 @@ class Search {
   }
 
  private:
-  /// Applies `change` once; false if that changes nothing or makes no legal run.
+  static bool is_legal(const Candidate& candidate) {
+    return validate(candidate.config, candidate.world_size).empty();
+  }
+
+  /// Changes one option; false if there is nothing to change.
+  static bool change_option(Change change, Candidate& candidate) {
+    const std::string option = change(candidate.config);
+    if (option.empty()) return false;
+    // The last value of an option is the one that counts.
+    std::string& options = candidate.options;
+    const auto before = options.find(option.substr(0, option.find(' ')));
+    if (before != std::string::npos) {
+      const auto next = options.find(" --", before);
+      options.erase(before, next == std::string::npos ? next : next + 1 - before);
+      while (options.ends_with(' ')) options.pop_back();
+    }
+    options += (options.empty() ? "" : " ") + option;
+    return true;
+  }
+
+  /// The same; false also if that makes no legal run, which leaves the candidate as it was.
   static bool apply(Change change, Candidate& candidate) {
     Candidate next = candidate;
-    const std::string option = change(next.config);
-    if (option.empty() || !validate(next.config, next.world_size).empty()) return false;
-    // The last value of an option is the one that counts.
-    const std::string name = option.substr(0, option.find(' '));
-    const auto before = next.options.find(name);
-    if (before != std::string::npos) {
-      const auto end = next.options.find(" --", before);
-      next.options.erase(before, end == std::string::npos ? end : end + 1 - before);
-      while (next.options.ends_with(' ')) next.options.pop_back();
-    }
-    next.options += (next.options.empty() ? "" : " ") + option;
+    if (!change_option(change, next) || !is_legal(next)) return false;
     candidate = std::move(next);
     return true;
+  }
+
+  std::string label(const Candidate& candidate) const {
+    if (candidate.world_size == start_.world_size) return candidate.options;
+    return fmt::format("{} ranks{}{}", candidate.world_size,
+                       candidate.options.empty() ? "" : " with ", candidate.options);
   }
 
   bool fits(const Candidate& candidate) {
     const MemoryNeeds needs = measure_memory(candidate.config, candidate.world_size, device_).first;
     if (least_.empty() || needs.on_device() < least_bytes_) {
-      least_ = candidate.options;
+      least_ = label(candidate);
       least_bytes_ = needs.on_device();
     }
     if (needs.on_device() > room_.device || needs.on_host() > room_.host) return false;
-    const std::string more = candidate.world_size == start_.world_size
-                                 ? ""
-                                 : fmt::format("{} ranks with ", candidate.world_size);
-    found_.push_back(fmt::format("{}{} ({:.1f} MiB)", more, candidate.options,
+    found_.push_back(fmt::format("{} ({:.1f} MiB)", label(candidate),
                                  static_cast<double>(needs.on_device()) / kMebibyte));
     return true;
   }
@@ -185,7 +198,10 @@ class Search {
   bool try_together(int64_t world_size) {
     Candidate candidate = start_;
     candidate.world_size = world_size;
-    if (!validate(candidate.config, world_size).empty()) return false;
+    // The global batch may be too small for as many more ranks.
+    while (!is_legal(candidate))
+      if (!change_option(half_micro_batch, candidate)) return false;
+    if (world_size != start_.world_size && fits(candidate)) return true;
     for (const Change change : kChanges)
       for (int64_t factor = 2; factor <= kMostFactor && apply(change, candidate); factor *= 2)
         if (fits(candidate)) return true;
