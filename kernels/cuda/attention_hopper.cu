@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(hopper_threads(F::kThreads), 1)
     attention_forward_kernel(const __grid_constant__ ForwardMaps maps,
                              const __grid_constant__ AttentionLayout layout, BFloat16* out,
                              float* lse) {
-  if constexpr (kHopperCode) {
+  if (kHopperCode) {
     auto& shared = *dynamic_shared<typename F::Shared>();
     if (threadIdx.x == 0) {
       shared.ring.init(layout, F::kConsumers * kWarpgroup / kWarp);

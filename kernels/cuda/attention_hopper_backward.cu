@@ -233,7 +233,7 @@ __global__ void __launch_bounds__(hopper_threads(kThreads), 1)
     key_gradient_kernel(const __grid_constant__ BackwardMaps maps,
                         const __grid_constant__ AttentionLayout layout,
                         const AttentionBackwardPointers<BFloat16> pointers) {
-  if constexpr (kHopperCode) {
+  if (kHopperCode) {
     using G = KeyGradient<kWidth>;
     auto& shared = *dynamic_shared<typename G::Shared>();
     if (threadIdx.x == 0) {

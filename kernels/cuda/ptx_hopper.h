@@ -13,7 +13,7 @@
 namespace phalanx {
 
 /// Whether this compilation makes code for a machine that has these instructions. Kernels wrap
-/// their body in `if constexpr (kHopperCode)`, so that other architectures can be built too.
+/// their body in `if (kHopperCode)`, so that other architectures can be built too.
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 inline constexpr bool kHopperCode = true;
 #else
