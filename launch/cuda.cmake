@@ -2,6 +2,9 @@
 # Makes `phalanx_device`, the objects that choose the device; every program links them.
 #
 # cudart is linked statically and libcuda never, so that one program starts with and without a driver.
+if(NOT PHALANX_CUDA MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "PHALANX_CUDA=${PHALANX_CUDA} is none of AUTO, ON, OFF")
+endif()
 set(PHALANX_HAS_CUDA OFF)
 if(NOT PHALANX_CUDA STREQUAL "OFF")
   if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX} AND EXISTS /usr/local/cuda/bin/nvcc)

@@ -240,7 +240,7 @@ std::pair<MemoryNeeds, int64_t> measure_memory(const RunConfig& config, int64_t 
   std::pair<MemoryNeeds, int64_t> most{measure_rank(config, mesh, 0, device), 0};
   for (int64_t rank = 1; rank < mesh.size(MeshAxis::pp); ++rank) {
     const MemoryNeeds needs = measure_rank(config, mesh, rank, device);
-    if (needs.total() > most.first.total()) most = {needs, rank};
+    if (needs.on_device() > most.first.on_device()) most = {needs, rank};
   }
   return most;
 }

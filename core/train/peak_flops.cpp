@@ -19,6 +19,12 @@ constexpr Trial trial_of(Device device) {
   return device == Device::cpu ? Trial{1024, 1} : Trial{4096, 10};
 }
 
+/// Of the trial's size, or as much smaller as the operands must be.
+int64_t size_within(int64_t most_bytes, int64_t size, int64_t bytes_per_entry) {
+  while (size > 1 && size * size * bytes_per_entry > most_bytes) size /= 2;
+  return size;
+}
+
 double seconds_of_product(Backend& backend, const Tensor& c, const Tensor& a, const Tensor& b) {
   const int64_t products = trial_of(backend.device()).products;
   const auto begin = std::chrono::steady_clock::now();
@@ -30,9 +36,10 @@ double seconds_of_product(Backend& backend, const Tensor& c, const Tensor& a, co
 
 }  // namespace
 
-double measure_peak_flops(Backend& backend, DType dtype) {
+double measure_peak_flops(Backend& backend, DType dtype, int64_t most_bytes) {
   const DType accumulator = accumulator_dtype(dtype);
-  const int64_t size = trial_of(backend.device()).size;
+  const int64_t size = size_within(most_bytes, trial_of(backend.device()).size,
+                                   2 * dtype_bytes(dtype) + dtype_bytes(accumulator));
   const int64_t operand_bytes = size * size * dtype_bytes(dtype);
   const auto a_block = backend.allocate(operand_bytes);
   const auto b_block = backend.allocate(operand_bytes);

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <limits>
 
 #include "core/layout_validate.h"
 #include "core/model/model_cost.h"
@@ -124,9 +125,12 @@ PipelineQuestion Trainer::pipeline_question() const {
 void Trainer::allocate() {
   const RunConfig& config = setup_.config;
   const MemoryQuestion plan = memory_question();
-  const double given = config.training.peak_tflops * kTera;
-  peak_flops_ = given > 0 ? given : measure_peak_flops(backend_, plan.dtype);
   backend_.reserve(memory_.block());
+  // While the block is still empty: the operands of what is timed lie in it.
+  const double given = config.training.peak_tflops * kTera;
+  const int64_t room = backend_.device() == Device::cpu ? std::numeric_limits<int64_t>::max()
+                                                        : memory_.block() - memory_.workspace;
+  peak_flops_ = given > 0 ? given : measure_peak_flops(backend_, plan.dtype, room);
   const GradientBuffer::Options options = gradient_options(stage_, config.parallel);
   store_.allocate(backend_, plan.dtype, options.units);
   gradients_ = std::make_unique<GradientBuffer>(store_, backend_, groups_, options);

@@ -22,7 +22,8 @@ ncclUniqueId shared_id(ProcessGroup& world) {
   std::memcpy(bytes.data(), &id, sizeof(id));
   // Before the broadcast, so that no rank waits for an id that never comes.
   const int64_t failed = world.all_reduce(int64_t{result != ncclSuccess ? 1 : 0}, ReduceOp::max);
-  check(failed == 0, "NCCL gives no id for a communicator: ", ncclGetErrorString(result),
+  check(failed == 0, "NCCL gives no id for a communicator: ",
+        world.rank() == 0 ? ncclGetErrorString(result) : "rank 0 says why",
         " (NCCL_DEBUG=WARN tells more; --comm mpi does without NCCL)");
   world.broadcast(cpu_tensor(bytes.data(), {static_cast<int64_t>(bytes.size())}), 0);
   std::memcpy(&id, bytes.data(), sizeof(id));

@@ -4,6 +4,7 @@
 #include "kernels/make_backend.h"
 #include "parallel/mpi_process_group.h"
 #include "tests/mesh/mesh_case.h"
+#include "tests/missing_device.h"
 #include "tests/test_device.h"
 
 namespace phalanx::test {
@@ -28,6 +29,7 @@ void run(const std::string& line, const MpiSession& session) {
 
 int main(int argc, char** argv) {
   phalanx::MpiSession session(&argc, &argv);
+  if (const int code = phalanx::test::missing_device_code(); code != 0) return code;
   try {
     phalanx::check(argc > 1, "no layout given, such as 'cswa2: tp2 sp dp4'");
     for (int i = 1; i < argc; ++i) phalanx::test::run(argv[i], session);

@@ -9,6 +9,7 @@
 #include "kernels/make_backend.h"
 #include "parallel/mpi_process_group.h"
 #include "parallel/nccl/nccl_process_group.h"
+#include "tests/missing_device.h"
 #include "tests/parallel/group_checks.h"
 #include "tests/parallel/on_device_group.h"
 #include "tests/parallel/pipeline_checks.h"
@@ -201,6 +202,8 @@ int main(int argc, char** argv) {
   phalanx::MpiSession session(&argc, &argv);
   try {
     const std::string_view mode = argc > 1 ? argv[1] : "";
+    const int gpus = mode == "--shared-gpu" ? 1 : session.size();
+    if (const int code = phalanx::test::missing_device_code(gpus); code != 0) return code;
     if (mode == "--shared-gpu") {
       phalanx::test::run_on_shared_gpu(session);
     } else {
