@@ -149,6 +149,7 @@ def without_gpu(program):
 
 
 def main():
+    os.environ.pop("PHALANX_TEST_DEVICE", None)  # PHALANX would take it for an option
     program = Program(sys.argv[1], pathlib.Path(sys.argv[2]))
     program.folder.mkdir(parents=True, exist_ok=True)
     emulated = pathlib.Path(program.path).name == "phalanx_emulated"
