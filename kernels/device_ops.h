@@ -47,7 +47,8 @@ class DeviceOps {
 
   /// Device memory, zeroed and aligned to Arena::kAlignment; freed with the last owner.
   virtual std::shared_ptr<void> allocate(int64_t bytes) = 0;
-  /// Takes `bytes` at once; `allocate` cuts from them as long as they last. A GPU's own allocation
+  /// Takes `bytes` at once, workspace_bytes among them; `allocate` cuts from the rest as long as it
+  /// lasts. A GPU's own allocation
   /// is slow and waits for the whole device, so a run does it once. Nothing on the host.
   virtual void reserve(int64_t bytes) { static_cast<void>(bytes); }
   /// Waits until all work handed in so far is done.

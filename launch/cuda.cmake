@@ -65,7 +65,7 @@ if(PHALANX_HAS_CUDA)
   add_library(phalanx_cuda STATIC ${cuda_sources})
   set(strict_sources ${cuda_sources})
   # The double cosine of the library needs a frame; these run once.
-  list(FILTER strict_sources EXCLUDE REGEX "/(random|split_heads)\\.cu$")
+  list(FILTER strict_sources EXCLUDE REGEX "/(random|rope_table)\\.cu$")
   set_source_files_properties(${strict_sources} PROPERTIES COMPILE_OPTIONS
     "$<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=${PTXAS_STRICT}>")
   target_include_directories(phalanx_cuda SYSTEM PUBLIC ${CUDAToolkit_INCLUDE_DIRS})

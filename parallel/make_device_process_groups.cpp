@@ -25,7 +25,8 @@ std::string reason_against_nccl(ProcessGroup& world) {
                    cpu_tensor(reinterpret_cast<const uint8_t*>(own.data()), {std::ssize(own)}));
   std::vector<std::string> gpus;
   for (size_t rank = 0; rank < static_cast<size_t>(world.size()); ++rank) {
-    const std::string gpu = all.substr(rank * kBytes, kBytes).c_str();
+    std::string gpu = all.substr(rank * kBytes, kBytes);
+    gpu.resize(gpu.find('\0'));
     const auto first = std::ranges::find(gpus, gpu);
     if (first != gpus.end())
       return "ranks " + std::to_string(first - gpus.begin()) + " and " + std::to_string(rank) +

@@ -48,6 +48,8 @@ DeviceInfo CudaBackend::info() const {
 void CudaBackend::reserve(int64_t bytes) {
   check(!block_, "memory has been reserved before; reserve once");
   block_ = std::make_shared<DeviceBlock>(bytes);
+  // First, so that it never comes to lie between pieces that are given back.
+  workspace(1);
 }
 
 std::shared_ptr<void> CudaBackend::allocate(int64_t bytes) {

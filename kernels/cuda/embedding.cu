@@ -72,8 +72,8 @@ struct EmbeddingGradient {
   }
 };
 
-/// A row of the table that more tokens name is summed by blocks. 16 tokens of a warp read about as
-/// much as it takes to start a block.
+/// A row of the table that more tokens name is summed by blocks. Estimated, not measured: so many
+/// tokens take a warp about as long as a block takes to start.
 constexpr int64_t kLong = 16;
 
 /// A warp per sorted place; the warp of a row's first token sums it.

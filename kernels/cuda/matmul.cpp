@@ -230,7 +230,7 @@ void CudaBackend::matmul_impl(const Tensor& c, const Tensor& a, const Tensor& b,
 }
 
 /// The rows of groups differ in every step, so groups of nearly one size share an algorithm,
-/// because choosing one takes longer than small products run.
+/// because an algorithm for each new size would have to be chosen while the GPU waits.
 void CudaBackend::grouped_matmul_impl(const Tensor& c, const Tensor& a, const Tensor& b,
                                       const GroupedMatmul& options) {
   if (!matmuls_) matmuls_ = std::make_shared<MatmulCache>();

@@ -128,7 +128,7 @@ void launch_forward(const NormForward<T>& norm, cudaStream_t stream) {
 }
 
 constexpr int kBackwardThreads = 256;  // per row: they hold a row of 8,192 elements of bf16
-/// Threads of all parts: what 128 multiprocessors hold at once at the registers of this kernel.
+/// Threads of all parts: an estimate of what a GPU holds at the registers of this kernel.
 constexpr int64_t kPartThreads = 32768;
 
 template <class T>

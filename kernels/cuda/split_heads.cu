@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kMaxHeadDim = 1024;  // of the CPU too
 constexpr int kThreads = 256;
-/// Threads of all parts of the backward: what 128 multiprocessors hold at once at its registers.
+/// Threads of all parts of the backward: an estimate of what a GPU holds at its registers.
 constexpr int64_t kPartThreads = 65536;
 
 /// What the rows need beside their elements.
@@ -318,24 +318,6 @@ void dispatch_lanes(Heads<T>& heads, bool in_packs, const Body& body) {
   body.template operator()<1, 16>();
 }
 
-/// table [P, 2 half]: cos(p * base^(-i / half)), then sin.
-struct RopeTable {
-  float* table;
-  int64_t half;
-  double base;
-
-  template <int n>
-  __device__ void run(int64_t index) const {
-    static_assert(n == 1);
-    const int64_t position = index / half;
-    const int64_t i = index % half;
-    const double exponent = -static_cast<double>(i) / static_cast<double>(half);
-    const double angle = static_cast<double>(position) * pow(base, exponent);
-    table[position * 2 * half + i] = static_cast<float>(cos(angle));
-    table[position * 2 * half + half + i] = static_cast<float>(sin(angle));
-  }
-};
-
 /// sums[row] = sum of squares of `width` elements from row * stride on.
 template <class T, int n>
 __global__ void __launch_bounds__(1024)
@@ -356,12 +338,6 @@ __global__ void __launch_bounds__(1024)
 }
 
 }  // namespace
-
-void CudaBackend::rope_table_impl(const Tensor& table, double base) {
-  const RopeTable fill{table.as<float>(), table.shape[1] / 2, base};
-  const int64_t angles = table.numel() / 2;
-  launch(for_each_pack<1, RopeTable>, one_thread_each(angles), stream_, fill, angles);
-}
 
 void CudaBackend::row_sum_squares_impl(const Tensor& sums, const Tensor& x, int64_t column,
                                        int64_t width) {

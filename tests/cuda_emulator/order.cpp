@@ -19,12 +19,14 @@ void apply_order(Setting& setting, const std::string& text) {
     setting.order = Order::forward;
   } else if (text == "backward") {
     setting.order = Order::backward;
+  } else if (text == "warps") {
+    setting.order = Order::warps;
   } else if (text == "random" || text.starts_with("random:")) {
     setting.order = Order::random;
     setting.seed = text == "random" ? 1 : std::stoull(text.substr(7));
   } else {
-    throw std::invalid_argument("EMULATOR_ORDER is forward, backward, random or random:SEED, not " +
-                                text);
+    throw std::invalid_argument(
+        "EMULATOR_ORDER is forward, backward, warps, random or random:SEED, not " + text);
   }
 }
 

@@ -1,4 +1,5 @@
-// In which order threads and blocks run where CUDA promises none: forward, backward or random.
+// In which order threads and blocks run where CUDA promises none: forward, backward, random, or
+// one warp as far as it goes before another.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +7,7 @@
 
 namespace phalanx::emulator {
 
-enum class Order : uint8_t { forward, backward, random };
+enum class Order : uint8_t { forward, backward, random, warps };
 
 /// The order of runs and a generator of random choices for it.
 class RunOrder {
@@ -25,8 +26,8 @@ class RunOrder {
   uint64_t state_;
 };
 
-/// `forward`, `backward`, `random` or `random:SEED`; what the environment's EMULATOR_ORDER gives at
-/// start. Throws std::invalid_argument.
+/// `forward`, `backward`, `warps`, `random` or `random:SEED`; what the environment's EMULATOR_ORDER
+/// gives at start. Throws std::invalid_argument.
 void set_order(const std::string& text);
 
 /// When streams run what is queued: `eager` (at once), `lazy` (only when somebody waits for it: the

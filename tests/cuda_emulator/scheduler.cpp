@@ -186,9 +186,24 @@ Thread* Scheduler::choose() {
   const bool can_start = num_started_ < start_order_.size();
   if (order_.is_random() && can_start && !ready_.empty())
     return order_.random(2) == 0 ? take_unstarted() : take_ready();
+  if (order_.order() == Order::warps && self_ != nullptr)
+    if (Thread* const same = take_of_warp(self_->linear / 32)) return same;
   if (!ready_.empty()) return take_ready();
   if (can_start) return take_unstarted();
   return wake_somebody() ? take_ready() : nullptr;
+}
+
+/// A thread of the warp that can go on or start; null if none can.
+Thread* Scheduler::take_of_warp(int warp) {
+  const auto of_warp = [warp](const Thread* thread) { return thread->linear / 32 == warp; };
+  if (const auto found = std::ranges::find_if(ready_, of_warp); found != ready_.end()) {
+    Thread* const thread = *found;
+    ready_.erase(found);
+    return thread;
+  }
+  const bool starts = num_started_ < start_order_.size() &&
+                      static_cast<int>(start_order_[num_started_]) / 32 == warp;
+  return starts ? take_unstarted() : nullptr;
 }
 
 Thread* Scheduler::take_ready() {

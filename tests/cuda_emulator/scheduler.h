@@ -101,6 +101,7 @@ class Scheduler {
   void run_threads();
   void resume(Thread& thread);
   Thread* choose();
+  Thread* take_of_warp(int warp);
   Thread* take_ready();
   Thread* take_unstarted();
   bool wake_somebody();

@@ -125,6 +125,41 @@ TEST_F(EmulatorTest, AStackThatOverflowsEndsTheProgram) {
       "");
 }
 
+/// Sums of a block's numbers, row by row, through shared memory. Without the second barrier a warp
+/// that runs ahead overwrites what slower ones have still to read.
+__global__ void sum_rows(float* sums, int rows, bool with_second_barrier) {
+  __shared__ float scratch[4];
+  for (int row = 0; row < rows; ++row) {
+    const auto warp = threadIdx.x / 32;
+    if (threadIdx.x % 32 == 0) scratch[warp] = static_cast<float>(row + 1);
+    __syncthreads();
+    const float sum = scratch[0] + scratch[1] + scratch[2] + scratch[3];
+    if (with_second_barrier) __syncthreads();
+    if (threadIdx.x % 32 == 0) sums[row * 4 + static_cast<int>(warp)] = sum;
+  }
+}
+
+TEST_F(EmulatorTest, AWarpThatRunsAheadShowsAMissingBarrier) {
+  emulator::set_order("warps");
+  constexpr int kRows = 5;
+  for (const bool with_second_barrier : {true, false}) {
+    float* sums = nullptr;
+    ASSERT_EQ(cudaMalloc(&sums, kRows * 4 * sizeof(float)), cudaSuccess);
+    cudaLaunchConfig_t config{};
+    config.gridDim = 1;
+    config.blockDim = 128;
+    ASSERT_EQ(cudaLaunchKernelEx(&config, sum_rows, sums, kRows, with_second_barrier), cudaSuccess);
+    std::vector<float> host(kRows * 4);
+    ASSERT_EQ(cudaMemcpy(host.data(), sums, host.size() * sizeof(float), cudaMemcpyDeviceToHost),
+              cudaSuccess);
+    int wrong = 0;
+    for (size_t i = 0; i < host.size(); ++i)
+      wrong += host[i] == 4.0F * static_cast<float>(i / 4 + 1) ? 0 : 1;
+    EXPECT_EQ(wrong > 0, !with_second_barrier);
+    EXPECT_EQ(cudaFree(sums), cudaSuccess);
+  }
+}
+
 TEST_F(EmulatorTest, RandomOrdersRepeatWithTheirSeed) {
   const auto draw = [] {
     std::vector<uint64_t> numbers;

@@ -53,7 +53,7 @@ TEST(DeviceBlock, GapsAreUsedAgainAndJoin) {
 TEST(CudaBackend, ReservedMemoryIsTakenOnceAndGivenBack) {
   CudaBackend backend(0);
   const int64_t before = counters().device_allocations;
-  backend.reserve(1 << 20);
+  backend.reserve(workspace_bytes(Device::cuda) + (1 << 20));
   {
     const Held a(backend, {1000});
     const Held b(backend, {2000});

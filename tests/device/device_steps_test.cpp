@@ -74,7 +74,13 @@ TEST(DeviceSteps, OneBlockOfMemoryIsTakenBeforeTheFirstStep) {
   recorded.training.cuda_graph = true;
   RunConfig measured = dense;
   measured.training.peak_tflops = 0;  // the timed products lie in the block too
-  for (const RunConfig& config : {dense, bf16, recomputed, sharded, recorded, measured}) {
+  RunConfig wide = measured;
+  wide.model.ffn_hidden_size = 256;
+  RunConfig deep = measured;
+  deep.training.micro_batch_size = 2;
+  deep.training.precision = ComputePrecision::bf16;
+  for (const RunConfig& config :
+       {dense, bf16, recomputed, sharded, recorded, measured, wide, deep}) {
     counters().reset();
     Steps steps(config);
     EXPECT_EQ(counters().device_allocations, 1);
