@@ -76,6 +76,7 @@ void validate_training(Problems& problems, const TrainingConfig& training) {
   at_least(problems, "eval-iters", training.eval_iters, 1);
   at_least(problems, "log-interval", training.log_interval, 1);
   at_least(problems, "max-skipped-in-row", training.max_skipped_in_row, 1);
+  at_least(problems, "hang-timeout", training.hang_timeout, 0);
   at_least(problems, "replica-check-interval", training.replica_check_interval, 0);
   at_least(problems, "peak-tflops", training.peak_tflops, 0);
 }

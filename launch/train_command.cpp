@@ -5,11 +5,11 @@
 #include <csignal>
 #include <cstdio>
 
+#include "core/exit_codes.h"
 #include "core/model/problems.h"
 #include "core/train/run_training.h"
 #include "core/train/run_verification.h"
 #include "launch/commands.h"
-#include "launch/exit_codes.h"
 #include "launch/mpi_ranks.h"
 #include "launch/options.h"
 #include "launch/run_device.h"

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "kernels/base/flight_recorder.h"
 #include "kernels/base/trace.h"
 
 namespace phalanx {
@@ -14,25 +15,15 @@ class CompletedWork final : public Work {
   void wait_impl() override {}
 };
 
-/// Adds the time of its own life to `seconds`, and is the range of the profile.
-class WaitingTime {
- public:
-  WaitingTime(double& seconds, const char* range)
-      : range_(range, TraceLane::communication), seconds_(seconds) {}
-  ~WaitingTime() {
-    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
-  }
-  WaitingTime(const WaitingTime&) = delete;
-  WaitingTime& operator=(const WaitingTime&) = delete;
-
- private:
-  TraceRange range_;
-  double& seconds_;
-  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
-};
-
 int64_t sum_of(std::span<const int64_t> counts) {
   return std::accumulate(counts.begin(), counts.end(), int64_t{0});
+}
+
+/// The first rank that a message of another is expected from; -1 if none is.
+int first_sender(std::span<const Exchange> messages, int rank) {
+  for (const Exchange& message : messages)
+    if (message.receive && message.peer != rank) return message.peer;
+  return -1;
 }
 
 int64_t entry_numel(const Tensor& x) {
@@ -48,9 +39,33 @@ const char* collective_name(Collective operation) {
   return kNames[static_cast<size_t>(operation)];
 }
 
+/// Adds the time of its own life to the group's, and is a range of profiles and flight recorders.
+class ProcessGroup::WaitingTime {
+ public:
+  WaitingTime(ProcessGroup& group, Collective operation, FlightKind kind, int64_t sequence,
+              int peer = -1)
+      : group_(group),
+        flight_(kind, collective_name(operation), group.name(), sequence, peer),
+        range_(group.range(operation), TraceLane::communication) {}
+  ~WaitingTime() {
+    group_.waiting_seconds_ +=
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+  }
+  WaitingTime(const WaitingTime&) = delete;
+  WaitingTime& operator=(const WaitingTime&) = delete;
+
+ private:
+  ProcessGroup& group_;
+  FlightRange flight_;
+  TraceRange range_;
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
+
 void Work::wait() {
-  double nobody = 0;
-  const WaitingTime waiting(waiting_seconds_ == nullptr ? nobody : *waiting_seconds_, range_);
+  if (group_ == nullptr) return wait_impl();
+  const FlightKind kind =
+      operation_ == Collective::exchange ? FlightKind::exchange_wait : FlightKind::wait;
+  const ProcessGroup::WaitingTime waiting(*group_, operation_, kind, sequence_, peer_);
   wait_impl();
 }
 
@@ -73,15 +88,20 @@ const Traffic& ProcessGroup::traffic(Collective operation) const {
   return traffic_[static_cast<size_t>(operation)];
 }
 
-void ProcessGroup::count(Collective operation, int64_t bytes) {
+/// The call's number among the group's collectives, or among its exchanges.
+int64_t ProcessGroup::count(Collective operation, int64_t bytes) {
   Traffic& traffic = traffic_[static_cast<size_t>(operation)];
   ++traffic.calls;
   traffic.bytes += bytes;
+  return operation == Collective::exchange ? ++num_exchanges_ : ++num_collectives_;
 }
 
-PendingWork ProcessGroup::timed(PendingWork work, Collective operation) {
-  work->waiting_seconds_ = &waiting_seconds_;
-  work->range_ = range(operation);
+PendingWork ProcessGroup::timed(PendingWork work, Collective operation, int64_t sequence,
+                                int peer) {
+  work->group_ = this;
+  work->operation_ = operation;
+  work->sequence_ = sequence;
+  work->peer_ = peer;
   return work;
 }
 
@@ -112,9 +132,9 @@ void ProcessGroup::copy_local(const Tensor& y, const Tensor& x) const {
 void ProcessGroup::all_reduce(const Tensor& x, ReduceOp op) {
   check(x.dtype != DType::u8, "group ", name_, ": all_reduce has no sums of ", dtype_name(x.dtype));
   if (size_ == 1) return;
-  count(Collective::all_reduce, x.bytes());
+  const int64_t sequence = count(Collective::all_reduce, x.bytes());
   if (x.numel() == 0) return;
-  const WaitingTime waiting(waiting_seconds_, range(Collective::all_reduce));
+  const WaitingTime waiting(*this, Collective::all_reduce, FlightKind::collective, sequence);
   all_reduce_impl(x, op);
 }
 
@@ -131,9 +151,10 @@ void ProcessGroup::all_gather(const Tensor& out, const Tensor& x) {
 void ProcessGroup::all_gather_in_place(const Tensor& out, std::span<const int64_t> counts) {
   check_counts(Collective::all_gather, out, counts);
   if (size_ == 1) return;
-  count(Collective::all_gather, counts[static_cast<size_t>(rank_)] * dtype_bytes(out.dtype));
+  const int64_t sequence =
+      count(Collective::all_gather, counts[static_cast<size_t>(rank_)] * dtype_bytes(out.dtype));
   if (out.numel() == 0) return;
-  const WaitingTime waiting(waiting_seconds_, range(Collective::all_gather));
+  const WaitingTime waiting(*this, Collective::all_gather, FlightKind::collective, sequence);
   all_gather_impl(out, counts);
 }
 
@@ -150,9 +171,9 @@ void ProcessGroup::reduce_scatter(const Tensor& out, const Tensor& x) {
 void ProcessGroup::reduce_scatter_in_place(const Tensor& x, std::span<const int64_t> counts) {
   check_counts(Collective::reduce_scatter, x, counts);
   if (size_ == 1) return;
-  count(Collective::reduce_scatter, x.bytes());
+  const int64_t sequence = count(Collective::reduce_scatter, x.bytes());
   if (x.numel() == 0) return;
-  const WaitingTime waiting(waiting_seconds_, range(Collective::reduce_scatter));
+  const WaitingTime waiting(*this, Collective::reduce_scatter, FlightKind::collective, sequence);
   reduce_scatter_impl(x, counts);
 }
 
@@ -173,17 +194,17 @@ void ProcessGroup::all_to_all(const Tensor& out, const Tensor& x,
     copy_local(out, x);
     return;
   }
-  count(Collective::all_to_all, x.bytes());
-  const WaitingTime waiting(waiting_seconds_, range(Collective::all_to_all));
+  const int64_t sequence = count(Collective::all_to_all, x.bytes());
+  const WaitingTime waiting(*this, Collective::all_to_all, FlightKind::collective, sequence);
   all_to_all_impl(out, x, send_counts, receive_counts);
 }
 
 void ProcessGroup::broadcast(const Tensor& x, int root) {
   check(0 <= root && root < size_, "group ", name_, ": broadcast from rank ", root, " of ", size_);
   if (size_ == 1) return;
-  count(Collective::broadcast, rank_ == root ? x.bytes() : 0);
+  const int64_t sequence = count(Collective::broadcast, rank_ == root ? x.bytes() : 0);
   if (x.numel() == 0) return;
-  const WaitingTime waiting(waiting_seconds_, range(Collective::broadcast));
+  const WaitingTime waiting(*this, Collective::broadcast, FlightKind::collective, sequence);
   broadcast_impl(x, root);
 }
 
@@ -211,8 +232,8 @@ int64_t ProcessGroup::check_messages(std::span<const Exchange> messages) const {
 
 void ProcessGroup::barrier() {
   if (size_ == 1) return;
-  count(Collective::barrier, 0);
-  const WaitingTime waiting(waiting_seconds_, range(Collective::barrier));
+  const int64_t sequence = count(Collective::barrier, 0);
+  const WaitingTime waiting(*this, Collective::barrier, FlightKind::collective, sequence);
   barrier_impl();
 }
 
@@ -227,16 +248,19 @@ PendingWork ProcessGroup::reduce_scatter_in_place_async(const Tensor& x,
                                                         std::span<const int64_t> counts) {
   check_counts(Collective::reduce_scatter, x, counts);
   if (size_ == 1) return completed_work();
-  count(Collective::reduce_scatter, x.bytes());
-  return timed(reduce_scatter_async_impl(x, counts), Collective::reduce_scatter);
+  const int64_t sequence = count(Collective::reduce_scatter, x.bytes());
+  const FlightRange entered(FlightKind::collective, "reduce_scatter", name_, sequence, -1);
+  return timed(reduce_scatter_async_impl(x, counts), Collective::reduce_scatter, sequence);
 }
 
 PendingWork ProcessGroup::all_gather_in_place_async(const Tensor& out,
                                                     std::span<const int64_t> counts) {
   check_counts(Collective::all_gather, out, counts);
   if (size_ == 1) return completed_work();
-  count(Collective::all_gather, counts[static_cast<size_t>(rank_)] * dtype_bytes(out.dtype));
-  return timed(all_gather_async_impl(out, counts), Collective::all_gather);
+  const int64_t sequence =
+      count(Collective::all_gather, counts[static_cast<size_t>(rank_)] * dtype_bytes(out.dtype));
+  const FlightRange entered(FlightKind::collective, "all_gather", name_, sequence, -1);
+  return timed(all_gather_async_impl(out, counts), Collective::all_gather, sequence);
 }
 
 PendingWork ProcessGroup::exchange_async(std::span<const Exchange> messages) {
@@ -244,8 +268,10 @@ PendingWork ProcessGroup::exchange_async(std::span<const Exchange> messages) {
   for (const Exchange& message : messages)
     if (message.peer == rank_) copy_local(message.receive, message.send);
   if (size_ == 1) return completed_work();
-  count(Collective::exchange, bytes);
-  return timed(exchange_async_impl(messages), Collective::exchange);
+  const int64_t sequence = count(Collective::exchange, bytes);
+  const int peer = first_sender(messages, rank_);
+  const FlightRange entered(FlightKind::exchange, "exchange", name_, sequence, peer);
+  return timed(exchange_async_impl(messages), Collective::exchange, sequence, peer);
 }
 
 double ProcessGroup::all_reduce(double value, ReduceOp op) {

@@ -41,6 +41,8 @@ struct Traffic {
   int64_t bytes = 0;
 };
 
+class ProcessGroup;
+
 /// A collective under way. After `wait` the host sees the result in host tensors, and the backend's
 /// further ops see it in device tensors; it rethrows the collective's failure. It must be called
 /// once, within the group's life, before the buffers are touched or freed.
@@ -52,8 +54,10 @@ class Work {
  private:
   friend class ProcessGroup;
   virtual void wait_impl() = 0;
-  double* waiting_seconds_ = nullptr;  // of the group, once it has handed the work out
-  const char* range_ = "wait";         // its name in profiles
+  ProcessGroup* group_ = nullptr;  // that has handed the work out, and what it was there
+  Collective operation_ = Collective::barrier;
+  int64_t sequence_ = 0;
+  int peer_ = -1;
 };
 using PendingWork = std::unique_ptr<Work>;
 
@@ -142,6 +146,7 @@ class ProcessGroup {
   void copy_local(const Tensor& y, const Tensor& x) const;
 
  private:
+  friend class Work;
   virtual void all_reduce_impl(const Tensor& x, ReduceOp op) = 0;
   virtual void all_gather_impl(const Tensor& out, std::span<const int64_t> counts) = 0;
   virtual void reduce_scatter_impl(const Tensor& x, std::span<const int64_t> counts) = 0;
@@ -156,10 +161,11 @@ class ProcessGroup {
   virtual PendingWork reduce_scatter_async_impl(const Tensor& x,
                                                 std::span<const int64_t> counts) = 0;
   virtual PendingWork all_gather_async_impl(const Tensor& out, std::span<const int64_t> counts) = 0;
-  void count(Collective operation, int64_t bytes);
+  class WaitingTime;
+  int64_t count(Collective operation, int64_t bytes);
   void check_counts(Collective operation, const Tensor& x, std::span<const int64_t> counts) const;
   int64_t check_messages(std::span<const Exchange> messages) const;
-  PendingWork timed(PendingWork work, Collective operation);
+  PendingWork timed(PendingWork work, Collective operation, int64_t sequence, int peer = -1);
   const char* range(Collective operation) const {
     return range_names_[static_cast<size_t>(operation)].c_str();
   }
@@ -170,6 +176,8 @@ class ProcessGroup {
   Backend* device_ops_;
   std::array<Traffic, kNumCollectives> traffic_{};
   double waiting_seconds_ = 0;
+  int64_t num_collectives_ = 0;  // entered, all kinds; exchanges apart, for not all ranks make them
+  int64_t num_exchanges_ = 0;
   std::array<std::string, kNumCollectives> range_names_;  // "tp all_reduce", for profiles
   std::vector<int64_t> equal_counts_;                     // kept, so that no call allocates
 };

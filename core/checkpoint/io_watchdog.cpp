@@ -65,7 +65,7 @@ std::vector<std::string> IoWatchdog::due_reports(Clock::time_point now) {
 }
 
 IoWatchdog::Watch::Watch(IoWatchdog& watchdog, std::string doing, std::string file)
-    : watchdog_(watchdog) {
+    : watchdog_(watchdog), flight_(flight_entry(FlightKind::file, doing, file)) {
   const auto now = Clock::now();
   {
     const std::lock_guard lock(watchdog_.mutex_);

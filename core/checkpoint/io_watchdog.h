@@ -11,6 +11,8 @@
 #include <thread>
 #include <vector>
 
+#include "kernels/base/flight_recorder.h"
+
 namespace phalanx {
 
 /// A thread that looks at the clock. While a `Watch` lives longer than the limit, `report` is
@@ -38,6 +40,7 @@ class IoWatchdog {
 
    private:
     IoWatchdog& watchdog_;
+    FlightRange flight_;
     int64_t number_;
   };
 

@@ -25,6 +25,16 @@ struct EnumNames<DeviceChoice> {
       {DeviceChoice::automatic, "auto"}, {DeviceChoice::cpu, "cpu"}, {DeviceChoice::cuda, "cuda"}};
 };
 
+/// Whether the machines are tested before the first step.
+enum class PreflightChoice : uint8_t { automatic, on, off };
+template <>
+struct EnumNames<PreflightChoice> {
+  static constexpr std::pair<PreflightChoice, std::string_view> table[] = {
+      {PreflightChoice::automatic, "auto"},
+      {PreflightChoice::on, "on"},
+      {PreflightChoice::off, "off"}};
+};
+
 struct TrainingConfig {
   std::string run_dir;  // everything a run writes
   int64_t train_iters = 0;
@@ -44,6 +54,8 @@ struct TrainingConfig {
   double peak_tflops = 0.0;            // dense peak of one rank for MFU; 0: measured at start
   int64_t max_skipped_in_row = 10;     // NaN or infinite steps in a row before the run stops
   int64_t replica_check_interval = 0;  // steps; 0: never
+  PreflightChoice preflight = PreflightChoice::automatic;
+  int64_t hang_timeout = 600;  // seconds without progress until a run is ended; 0: never
 };
 
 template <class Config, class Visitor>
@@ -66,6 +78,12 @@ void visit_fields(Config& config, Visitor& visit) {
         "stop after this many NaN or infinite steps in a row");
   visit("replica-check-interval", config.replica_check_interval,
         "steps between comparisons of replicated parameters; 0: never");
+  visit("preflight", config.preflight,
+        "test processors, memory, links and disk of every node for a few seconds before the first "
+        "step and name what is slow; auto: under Slurm");
+  visit("hang-timeout", config.hang_timeout,
+        "seconds without any progress after which the run says which rank it waits for, writes all "
+        "ranks' stacks to RUN-DIR/ranks and ends with exit code 74; 0: never");
   visit.group("Evaluation and logs");
   visit("eval-interval", config.eval_interval,
         "steps between evaluations; 0: no evaluation at all");

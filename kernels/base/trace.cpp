@@ -5,10 +5,18 @@
 #include <chrono>
 #include <utility>
 
+#include "kernels/base/flight_recorder.h"
+
 namespace phalanx {
 namespace {
 
 thread_local Trace* current_trace = nullptr;
+
+int begin_in_flight(FlightRecorder& recorder, std::string_view name, TraceLane lane) {
+  if (lane == TraceLane::phase) return recorder.begin(flight_entry(FlightKind::phase, name));
+  recorder.progress();
+  return -1;
+}
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -83,11 +91,14 @@ RangeHooks& range_hooks() {
 }
 
 TraceRange::TraceRange(const char* name, TraceLane lane) : trace_(Trace::current()) {
+  if (FlightRecorder* recorder = FlightRecorder::current())
+    flight_slot_ = begin_in_flight(*recorder, name, lane);
   if (range_hooks().push != nullptr) range_hooks().push(name);
   if (trace_ != nullptr) event_ = trace_->begin(name, lane);
 }
 
 TraceRange::~TraceRange() {
+  if (FlightRecorder* recorder = FlightRecorder::current()) recorder->end(flight_slot_);
   if (trace_ != nullptr) {
     trace_->end(event_);
     trace_->add_work(event_, flops_, bytes_);

@@ -72,7 +72,8 @@ struct RangeHooks {
 };
 RangeHooks& range_hooks();
 
-/// One range, as long as the object lives.
+/// One range, as long as the object lives. Phases are entries of the flight recorder too, and every
+/// range is progress there.
 class TraceRange {
  public:
   /// `name` must outlive the object.
@@ -89,6 +90,7 @@ class TraceRange {
  private:
   static constexpr size_t kMaxTensors = 16;
   Trace* trace_;
+  int flight_slot_ = -1;
   size_t event_ = 0;
   double flops_ = 0;
   int64_t bytes_ = 0;

@@ -7,6 +7,10 @@ inline constexpr int kExitDone = 0;
 inline constexpr int kExitFailed = 1;         // an error while running: may go well another time
 inline constexpr int kExitUsage = 2;          // wrong options or input: will not go well again
 inline constexpr int kExitLayoutDiffers = 3;  // --verify-layout found a difference
+/// Loss or gradient was not finite for too many steps in a row. A start again goes on behind them.
+inline constexpr int kExitDiverged = 73;
+/// Nothing went on for --hang-timeout seconds: start it again to go on from the last checkpoint.
+inline constexpr int kExitHung = 74;
 /// Stopped before the last step, by a signal or --exit-duration-in-mins, with a durable checkpoint:
 /// start it again to go on. EX_TEMPFAIL of sysexits.h.
 inline constexpr int kExitStopped = 75;
