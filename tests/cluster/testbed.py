@@ -181,9 +181,9 @@ class Testbed:
 
     def describe(self):
         """For the message of a test that failed."""
-        commands = [["sinfo", "-N"], ["squeue"], ["scontrol", "-o", "show", "job"]]
+        commands = [["sinfo", "-N"], ["squeue", "-t", "all"]]
         parts = [self.run(*command, code=None) for command in commands]
-        parts += [f"--- {path}\n{path.read_text(errors='replace')[-8000:]}"
+        parts += [f"--- {path}\n{path.read_text(errors='replace')[-2000:]}"
                   for path in sorted(self.folder.glob("job-*.log"))]
         return "\n".join([*parts, f"logs of the daemons are in {self.folder}/log"])
 
