@@ -154,9 +154,12 @@ class Testbed:
             return max(mpi_job.steps_of(self.log_of(job).splitlines()), default=0) >= step
         wait_for(reached, f"step {step} of job {job}", timeout)
 
-    def node_state(self, node):
-        """What Slurm thinks of a node, such as idle, or down*."""
-        return self.run("sinfo", "-h", "-n", f"node{node}", "-o", "%T").strip()
+    def wait_for_down(self, node, timeout=PATIENCE):
+        """Until Slurm has given up a node. Not by its state: where that changes in the second of a
+        query, slurmctld keeps to the CPUs it counted for the query, and clients say "mixed"."""
+        def down():
+            return "Reason=Not responding" in self.run("scontrol", "show", "node", f"node{node}")
+        wait_for(down, f"end of node{node} for Slurm", timeout)
 
     def ranks(self, node=None):
         """Processes of `phalanx train` on the cluster, or on one of its nodes, by rank."""

@@ -62,9 +62,9 @@ def check_life(arguments, mode):
         again = cluster.testbed("up", 2, code=1)
         assert "runs in" in again and "node4" in again, again
 
-        sleeper = cluster.submit("srun sleep 600", "--nodes=2", "--nodelist=node[2-3]")
-        cluster.wait_for_state(sleeper, "RUNNING")
-        testbed.wait_for(lambda: sleepers_of(cluster, 2), "rank on node2")
+        jobs = [cluster.submit("srun sleep 600", f"--nodelist=node{node}") for node in (2, 3)]
+        for node in (2, 3):
+            testbed.wait_for(lambda node=node: sleepers_of(cluster, node), f"rank on node{node}")
         survivors = sleepers_of(cluster, 3)
         cluster.stop_daemon(3)
         assert "node3      not running" in cluster.testbed("status")
@@ -73,13 +73,11 @@ def check_life(arguments, mode):
         assert not sleepers_of(cluster, 2), "a rank outlived its node"
         assert cluster.testbed("kill", 2, code=1).startswith("testbed: node2 does not run")
         begin = time.monotonic()
-        testbed.wait_for(lambda: cluster.node_state(2).startswith("down"), "node2 down")
+        cluster.wait_for_down(2)
         print(f"{mode}: node called down {time.monotonic() - begin:.1f} s after its end")
         cluster.start_node(2)
         cluster.start_node(3)
-        assert cluster.node_state(2) == "idle", cluster.node_state(2)
-        cluster.run("scancel", sleeper)
-        testbed.wait_for(lambda: cluster.node_state(3) == "idle", "idle node3")
+        cluster.run("scancel", *jobs)
         hello(arguments, cluster)
         cluster.submit("srun sleep 600", "--nodes=4")  # ended by `down`
 
