@@ -168,7 +168,7 @@ void MetricsLog::validation(const TrainCounters& counters, const ValidationMetri
   const double perplexity = std::exp(metrics.loss);
   write_record(fmt::format(R"({{"iteration": {}, "consumed_samples": {}, "validation_loss": {}, )"
                            R"("validation_z_loss": {}, "validation_perplexity": {}, )"
-                           R"("validation_tokens": {}, "time": {:.6f}, "seconds": {:.6f}}})",
+                           R"("validation_tokens": {}, "time": {:.6f}, "evaluation_seconds": {:.6f}}})",
                            counters.step, counters.consumed_samples, json_number(metrics.loss),
                            json_number(metrics.z_loss), json_number(perplexity), metrics.tokens,
                            unix_seconds(), seconds));
