@@ -24,9 +24,11 @@ constexpr char kUsage[] =
     "Trains a model; writes config.ini, metrics.jsonl, TensorBoard events and weights.h5 into "
     "RUN.\n"
     "Goes on from the newest good checkpoint in RUN/checkpoints if there is one (--resume).\n"
-    "Ends with 0 when all steps are done, 75 when it was stopped by a signal or "
-    "--exit-duration-in-mins\nand saved: start it again to go on; 76 when a later start of the run "
-    "has taken over; 2 for wrong\noptions, 1 for any other failure.\n"
+    "Ends with 0 when all steps are done; 75 when it was stopped by a signal, "
+    "--exit-duration-in-mins or\na file RUN/STOP and saved: start it again to go on (without that "
+    "file); 73 when loss or gradient\nwere not finite --max-skipped-in-row times and it saved what "
+    "was before: started again it goes on\nbehind that data; 76 when a later start of the run has "
+    "taken over; 2 for wrong options; 1 for any\nother failure.\n"
     "To stop it under mpirun, send mpirun SIGUSR1. At SIGTERM Open MPI's mpirun gives the ranks "
     "one\n"
     "second (--mca odls_base_sigkill_timeout for more) and ends with a code of its own.\n"
@@ -53,6 +55,13 @@ int verify_on_ranks(const RunConfig& config, Backend& backend, const Ranks& rank
       });
   if (ranks.rank == 0) std::fputs(result.text.c_str(), stdout);
   return result.same ? kExitDone : kExitLayoutDiffers;
+}
+
+int exit_code(StopReason stopped, const CheckpointConfig& checkpoint) {
+  if (stopped == StopReason::none) return kExitDone;
+  if (stopped == StopReason::diverged) return kExitDiverged;
+  // Without checkpoints there is nothing to go on from: to start again would be to start afresh.
+  return checkpoint.save_interval > 0 ? kExitStopped : kExitDone;
 }
 
 int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
@@ -86,9 +95,7 @@ int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
                result.stopped == StopReason::none ? "trained" : "stopped after", result.steps,
                loss("last loss", result.final_loss),
                loss("validation loss", result.validation_loss), config.training.run_dir);
-  // Without checkpoints there is nothing to go on from: to start again would be to start afresh.
-  const bool goes_on = result.stopped != StopReason::none && config.checkpoint.save_interval > 0;
-  return goes_on ? kExitStopped : kExitDone;
+  return exit_code(result.stopped, config.checkpoint);
 }
 
 }  // namespace
