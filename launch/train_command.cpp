@@ -7,9 +7,11 @@
 
 #include "core/exit_codes.h"
 #include "core/model/problems.h"
+#include "core/train/native_stacks.h"
 #include "core/train/run_training.h"
 #include "core/train/run_verification.h"
 #include "launch/commands.h"
+#include "launch/hang_watch.h"
 #include "launch/mpi_ranks.h"
 #include "launch/options.h"
 #include "launch/run_device.h"
@@ -26,7 +28,9 @@ constexpr char kUsage[] =
     "Goes on from the newest good checkpoint in RUN/checkpoints if there is one (--resume).\n"
     "Ends with 0 when all steps are done, 75 when it was stopped by a signal or "
     "--exit-duration-in-mins\nand saved: start it again to go on; 76 when a later start of the run "
-    "has taken over; 2 for wrong\noptions, 1 for any other failure.\n"
+    "has taken over; 74 when nothing went\non for --hang-timeout seconds, after saying which rank "
+    "the "
+    "others waited for; 2 for wrong\noptions, 1 for any other failure.\n"
     "To stop it under mpirun, send mpirun SIGUSR1. At SIGTERM Open MPI's mpirun gives the ranks "
     "one\n"
     "second (--mca odls_base_sigkill_timeout for more) and ends with a code of its own.\n"
@@ -66,13 +70,15 @@ int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
              name);
   if (report_problems(problems, ranks)) return kExitUsage;
 
+  const DeviceMesh mesh(config.parallel, ranks.size);
+  const auto doctor = options.train.verify_layout ? nullptr : watch_ranks(config, ranks, mesh);
   // Before the groups, because they move what lies on the device.
   const auto backend = make_run_backend(config.training, ranks);
   check_usage(
       backend->device() == Device::cuda || !config.training.cuda_graph,
       "cuda-graph records the work of a GPU, and this run's device is the cpu; leave it out");
   if (options.train.verify_layout) return verify_on_ranks(config, *backend, ranks);
-  const DeviceMesh mesh(config.parallel, ranks.size);
+  prepare_native_stacks();  // after the backend, which says how many threads compute
   ProcessGroups groups = make_device_process_groups(mesh, *backend, config.parallel.comm);
   stop_on_signals(config.checkpoint.exit_signals);
   std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its write, not our end
