@@ -53,11 +53,9 @@ class Run:
                          for path in sorted(self.folder.glob("slurm-*.log")))
 
     def records(self, file, event=None):
-        """Objects of ledger.jsonl or metrics.jsonl; only whole lines, as it is being written."""
-        path = self.folder / file
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
-        found = [json.loads(line) for line in lines]
-        return [record for record in found if event is None or record.get("event") == event]
+        """Objects of ledger.jsonl or metrics.jsonl."""
+        return [record for record in testbed.json_lines(self.folder / file)
+                if event is None or record.get("event") == event]
 
     def ledger(self, event=None):
         return self.records("ledger.jsonl", event)
