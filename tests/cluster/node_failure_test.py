@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""A node dies in the middle of a step: Slurm gives it up, and the job goes on by itself on the nodes
-that are left, with fewer data-parallel ranks, to the losses and weights of a run left alone.
+"""A node dies in the middle of a step: Slurm gives it up, and the job goes on by itself on the
+nodes that are left, with fewer data-parallel ranks, to the losses and weights of a run left alone.
 
 usage: node_failure_test.py PHALANX --folder FOLDER --port PORT [--mode local|namespaces]
                             [--node batch|other]

@@ -71,7 +71,8 @@ class Run:
         end = time.monotonic() + timeout
         while not (value := condition()):
             state = self.job()["JobState"]
-            assert state not in testbed.ENDED or condition(), f"{state} before {what}\n{self.said()}"
+            ended = state in testbed.ENDED and not condition()
+            assert not ended, f"{state} before {what}\n{self.said()}"
             assert time.monotonic() < end, f"no {what} within {timeout} s\n{self.said()}"
             time.sleep(0.3)
         return value

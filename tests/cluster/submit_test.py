@@ -27,8 +27,9 @@ def check_refusals(arguments, cluster):
             options=["--tensor-model-parallel-size", "3"], ranks_per_node=2)
     refused("num-layers 2", options=["--pipeline-model-parallel-size", "4"], ranks_per_node=2)
     refused("nodes 3 is more than the 2 nodes", nodes=3)
-    refused("a node has 900 MiB", "27797 MiB", options=["--hidden-size", "2048", "--ffn-hidden-size", "8192", "--num-layers",
-                            "24", "--num-attention-heads", "16"])
+    refused("a node has 900 MiB", "27797 MiB",
+            options=["--hidden-size", "2048", "--ffn-hidden-size", "8192", "--num-layers", "24",
+                     "--num-attention-heads", "16"])
     assert cluster.run("squeue", "-h", "-t", "all") == "", cluster.run("squeue", "-t", "all")
 
 

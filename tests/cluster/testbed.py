@@ -1,4 +1,4 @@
-"""A Slurm cluster of cluster/testbed for a test: brought up, used, taken down however the test ends.
+"""A Slurm cluster of cluster/testbed for a test: brought up, used, taken down whatever happens.
 
 Needs only the system's Python; what a run leaves on disk is read by tests/checkpoint/mpi_job.py.
 """

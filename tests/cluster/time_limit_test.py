@@ -18,7 +18,7 @@ def paused(seconds):
 
 
 def check_saved_at_limit(run, reference):
-    """One minute, Slurm's shortest limit, is warned of within the pause of 40 s: saved at step 25."""
+    """One minute, Slurm's shortest limit. The warning comes within the pause: saved at step 25."""
     run.wait_for_end(timeout=150)
     assert run.job()["Restarts"] == "1", run.said()
     assert run.resumes() == [None, 25], run.resumes()
