@@ -26,11 +26,12 @@ constexpr char kUsage[] =
     "Trains a model; writes config.ini, metrics.jsonl, TensorBoard events and weights.h5 into "
     "RUN.\n"
     "Goes on from the newest good checkpoint in RUN/checkpoints if there is one (--resume).\n"
-    "Ends with 0 when all steps are done, 75 when it was stopped by a signal or "
-    "--exit-duration-in-mins\nand saved: start it again to go on; 76 when a later start of the run "
-    "has taken over; 74 when nothing went\non for --hang-timeout seconds, after saying which rank "
-    "the "
-    "others waited for; 2 for wrong\noptions, 1 for any other failure.\n"
+    "Ends with 0 when all steps are done; 75 when it was stopped by a signal, "
+    "--exit-duration-in-mins or\na file RUN/STOP and saved: start it again to go on (without that "
+    "file); 73 when loss or gradient\nwere not finite --max-skipped-in-row times and it saved what "
+    "was before: started again it goes on\nbehind that data; 76 when a later start of the run has "
+    "taken over; 74 when nothing went on for\n--hang-timeout seconds and it said which rank was "
+    "waited for; 2 for wrong options; 1 for any other\nfailure.\n"
     "To stop it under mpirun, send mpirun SIGUSR1. At SIGTERM Open MPI's mpirun gives the ranks "
     "one\n"
     "second (--mca odls_base_sigkill_timeout for more) and ends with a code of its own.\n"
@@ -59,6 +60,13 @@ int verify_on_ranks(const RunConfig& config, Backend& backend, const Ranks& rank
   return result.same ? kExitDone : kExitLayoutDiffers;
 }
 
+int exit_code(StopReason stopped, const CheckpointConfig& checkpoint) {
+  if (stopped == StopReason::none) return kExitDone;
+  if (stopped == StopReason::diverged) return kExitDiverged;
+  // Without checkpoints there is nothing to go on from: to start again would be to start afresh.
+  return checkpoint.save_interval > 0 ? kExitStopped : kExitDone;
+}
+
 int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
   TrainTable options;
   RunConfig& config = options.config;
@@ -78,7 +86,7 @@ int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
       backend->device() == Device::cuda || !config.training.cuda_graph,
       "cuda-graph records the work of a GPU, and this run's device is the cpu; leave it out");
   if (options.train.verify_layout) return verify_on_ranks(config, *backend, ranks);
-  prepare_native_stacks();  // after the backend, which says how many threads compute
+  prepare_worker_stacks();  // after the backend, which says how many threads compute
   ProcessGroups groups = make_device_process_groups(mesh, *backend, config.parallel.comm);
   stop_on_signals(config.checkpoint.exit_signals);
   std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its write, not our end
@@ -92,9 +100,7 @@ int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
                result.stopped == StopReason::none ? "trained" : "stopped after", result.steps,
                loss("last loss", result.final_loss),
                loss("validation loss", result.validation_loss), config.training.run_dir);
-  // Without checkpoints there is nothing to go on from: to start again would be to start afresh.
-  const bool goes_on = result.stopped != StopReason::none && config.checkpoint.save_interval > 0;
-  return goes_on ? kExitStopped : kExitDone;
+  return exit_code(result.stopped, config.checkpoint);
 }
 
 }  // namespace
