@@ -90,7 +90,8 @@ ReportTable speed_table() {
 std::set<std::string> exposed_groups(const std::vector<PointResult>& results) {
   std::set<std::string> groups;
   for (const PointResult& result : results)
-    for (const auto& [group, seconds] : result.measures.split.exposed) groups.insert(group);
+    for (const auto& [group, seconds] : result.measures.split.exposed)
+      if (seconds > 0) groups.insert(group);
   return groups;
 }
 
