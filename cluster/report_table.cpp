@@ -119,7 +119,10 @@ ReportTable time_table(const std::vector<PointResult>& results) {
        [](const PointResult& r) { return milliseconds(r.measures.split.bubble); }},
       {"data_ms", "data ms", "mean wait per step for the next batch",
        [](const PointResult& r) { return milliseconds(r.measures.split.data); }},
-      {"save_ms", "save ms", "mean time per step that training stood still for checkpoints",
+      {"save_ms", "save ms",
+       "mean time between two steps that training stood still for checkpoints; not part of the "
+       "step, "
+       "nor of tokens/s",
        [](const PointResult& r) { return milliseconds(r.measures.split.save); }},
       {"bubble_predicted_percent", "bubble predicted %",
        "part of a step that pipeline ranks idle by the schedule and the stages' FLOPs, messages "

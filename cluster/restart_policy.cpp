@@ -44,7 +44,8 @@ std::string slurm_cause(const EndFacts& facts, const ErrorLines& lines, bool req
   if (over_time(facts, lines)) return cause::kTimeLimit;
   if (requeued) return cause::kRequeued;
   if (lost) return cause::kNodeFailure;
-  const bool ends = facts.job && facts.job->state != "RUNNING";
+  // A controller that does not answer would queue it again by itself after a failure of its own.
+  const bool ends = !facts.job || facts.job->state != "RUNNING";
   if (facts.ended_by_slurm && ends && !facts.nodes_out.empty()) return cause::kNodeFailure;
   // Somebody's scancel: to start it again would be against their will.
   return facts.ended_by_slurm && ends ? cause::kCancelled : "";

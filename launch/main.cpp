@@ -33,6 +33,7 @@ constexpr Command kCommands[] = {
     {"study", "how a run scales over nodes and layouts, as a report", phalanx::run_study_command},
     {"info", "parameters, FLOPs and memory of a model", phalanx::run_info},
     {"submit", "queues a training run on a Slurm cluster", phalanx::run_submit},
+    {"supervise", "runs and restarts the ranks of a submitted job", phalanx::run_supervise},
     {"version", "the version", run_version},
 };
 

@@ -7,9 +7,11 @@
 
 #include "core/exit_codes.h"
 #include "core/model/problems.h"
+#include "core/train/native_stacks.h"
 #include "core/train/run_training.h"
 #include "core/train/run_verification.h"
 #include "launch/commands.h"
+#include "launch/hang_watch.h"
 #include "launch/mpi_ranks.h"
 #include "launch/options.h"
 #include "launch/run_device.h"
@@ -24,9 +26,16 @@ constexpr char kUsage[] =
     "Trains a model; writes config.ini, metrics.jsonl, TensorBoard events and weights.h5 into "
     "RUN.\n"
     "Goes on from the newest good checkpoint in RUN/checkpoints if there is one (--resume).\n"
-    "Ends with 0 when all steps are done, 75 when it was stopped by a signal or "
-    "--exit-duration-in-mins\nand saved: start it again to go on; 76 when a later start of the run "
-    "has taken over; 2 for wrong\noptions, 1 for any other failure.\n"
+    "Ends with\n"
+    "   0  all steps are done\n"
+    "   1  a failure that may go well another time\n"
+    "   2  wrong options or input\n"
+    "  73  loss or gradient not finite --max-skipped-in-row times; saved: a start again goes on "
+    "behind\n      that data\n"
+    "  74  nothing went on for --hang-timeout seconds; it said which rank the others waited for\n"
+    "  75  stopped by a signal, --exit-duration-in-mins or a file RUN/STOP, and saved: start again "
+    "to\n      go on (without that file)\n"
+    "  76  a later start of the run has taken over\n"
     "To stop it under mpirun, send mpirun SIGUSR1. At SIGTERM Open MPI's mpirun gives the ranks "
     "one\n"
     "second (--mca odls_base_sigkill_timeout for more) and ends with a code of its own.\n"
@@ -55,6 +64,13 @@ int verify_on_ranks(const RunConfig& config, Backend& backend, const Ranks& rank
   return result.same ? kExitDone : kExitLayoutDiffers;
 }
 
+int exit_code(StopReason stopped, const CheckpointConfig& checkpoint) {
+  if (stopped == StopReason::none) return kExitDone;
+  if (stopped == StopReason::diverged) return kExitDiverged;
+  // Without checkpoints there is nothing to go on from: to start again would be to start afresh.
+  return checkpoint.save_interval > 0 ? kExitStopped : kExitDone;
+}
+
 int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
   TrainTable options;
   RunConfig& config = options.config;
@@ -66,13 +82,15 @@ int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
              name);
   if (report_problems(problems, ranks)) return kExitUsage;
 
+  const DeviceMesh mesh(config.parallel, ranks.size);
+  const auto doctor = options.train.verify_layout ? nullptr : watch_ranks(config, ranks, mesh);
   // Before the groups, because they move what lies on the device.
   const auto backend = make_run_backend(config.training, ranks);
   check_usage(
       backend->device() == Device::cuda || !config.training.cuda_graph,
       "cuda-graph records the work of a GPU, and this run's device is the cpu; leave it out");
   if (options.train.verify_layout) return verify_on_ranks(config, *backend, ranks);
-  const DeviceMesh mesh(config.parallel, ranks.size);
+  prepare_worker_stacks();  // after the backend, which says how many threads compute
   ProcessGroups groups = make_device_process_groups(mesh, *backend, config.parallel.comm);
   stop_on_signals(config.checkpoint.exit_signals);
   std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its write, not our end
@@ -86,9 +104,7 @@ int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
                result.stopped == StopReason::none ? "trained" : "stopped after", result.steps,
                loss("last loss", result.final_loss),
                loss("validation loss", result.validation_loss), config.training.run_dir);
-  // Without checkpoints there is nothing to go on from: to start again would be to start afresh.
-  const bool goes_on = result.stopped != StopReason::none && config.checkpoint.save_interval > 0;
-  return goes_on ? kExitStopped : kExitDone;
+  return exit_code(result.stopped, config.checkpoint);
 }
 
 }  // namespace

@@ -8,9 +8,11 @@
 #include <atomic>
 #include <charconv>
 #include <chrono>
+#include <cmath>
 #include <csignal>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <list>
 #include <string>
 #include <thread>
@@ -25,8 +27,11 @@ namespace {
 constexpr std::array<std::string_view, 6> kMoments{"step",   "snapshot", "shard",
                                                    "commit", "latest",   "retire"};
 
+enum class FaultAction : uint8_t { kill, hang, slow };
+constexpr std::array<std::string_view, 3> kActions{"kill", "hang", "slow"};
+
 struct Fault {
-  bool kill = false;  // or else hang
+  FaultAction action = FaultAction::kill;
   std::string moment;
   int64_t count = 0;
   int64_t rank = -1;                 // -1: any
@@ -56,9 +61,11 @@ int64_t number_of(std::string_view text, int64_t least) {
 void parse_fault(std::string_view text, Fault& fault) {
   const auto parts = split(text, ':');
   check_usage(parts.size() == 3 || parts.size() == 4, "it has ", parts.size(), " parts");
-  check_usage(parts[0] == "kill" || parts[0] == "hang", "\"", parts[0], "\" is no action");
+  const auto action = std::ranges::find(kActions, parts[0]);
+  check_usage(action != kActions.end(), "\"", parts[0], "\" is no action");
   check_usage(std::ranges::count(kMoments, parts[1]) == 1, "\"", parts[1], "\" is no moment");
-  fault.kill = parts[0] == "kill";
+  fault.action = static_cast<FaultAction>(action - kActions.begin());
+  check_usage(fault.action != FaultAction::slow || parts[1] == "step", "slow is for step only");
   fault.moment = parts[1];
   fault.count = number_of(parts[2], 1);
   if (parts.size() == 4) fault.rank = number_of(parts[3], 0);
@@ -72,42 +79,68 @@ std::list<Fault> parse_faults(const std::string& value) {
     } catch (const UsageError& error) {
       throw UsageError(fmt::format(
           "PHALANX_FAULT={}: {} in \"{}\". The form is ACTION:MOMENT:COUNT[:RANK], more after a "
-          "comma, with ACTION kill or hang, MOMENT {}, COUNT from 1, RANK from 0",
-          value, error.what(), text, fmt::join(kMoments, " ")));
+          "comma, with ACTION {}, MOMENT {}, COUNT from 1, RANK from 0",
+          value, error.what(), text, fmt::join(kActions, " "), fmt::join(kMoments, " ")));
     }
   }
   return faults;
 }
 
-int64_t hang_seconds() {
+std::chrono::duration<double> fault_seconds() {
   const char* value = std::getenv("PHALANX_FAULT_SECONDS");
-  if (value == nullptr) return 3600;
-  try {
-    return number_of(value, 0);
-  } catch (const UsageError& error) {
-    throw UsageError(std::string("PHALANX_FAULT_SECONDS: ") + error.what());
-  }
+  if (value == nullptr) return std::chrono::duration<double>(3600);
+  double seconds = 0;
+  const char* end = value + std::strlen(value);
+  const auto [stop, error] = std::from_chars(value, end, seconds);
+  check_usage(error == std::errc() && stop == end && seconds >= 0 && std::isfinite(seconds),
+              "PHALANX_FAULT_SECONDS: \"", value, "\" is not a number from 0");
+  return std::chrono::duration<double>(seconds);
 }
 
 void carry_out(const Fault& fault, int rank) {
-  log_info("PHALANX_FAULT: rank {} {}s at passage {} of {}", rank, fault.kill ? "die" : "hang",
-           fault.count, fault.moment);
-  if (fault.kill) {
+  log_info("PHALANX_FAULT: rank {} {}s at passage {} of {}", rank,
+           fault.action == FaultAction::kill ? "die" : "hang", fault.count, fault.moment);
+  if (fault.action == FaultAction::kill) {
     std::raise(SIGKILL);
   } else {
-    std::this_thread::sleep_for(std::chrono::seconds(hang_seconds()));
+    std::this_thread::sleep_for(fault_seconds());
   }
+}
+
+/// Null in a process without faults.
+std::list<Fault>* all_faults() {
+  const char* value = std::getenv("PHALANX_FAULT");
+  if (value == nullptr) return nullptr;
+  static std::list<Fault> faults = parse_faults(value);
+  return &faults;
+}
+
+/// How often `fault`'s moment has come on its rank, this time included; 0 if this is not it.
+int64_t count_passage(Fault& fault, std::string_view moment, int rank) {
+  if (fault.moment != moment || (fault.rank >= 0 && fault.rank != rank)) return 0;
+  return fault.passages.fetch_add(1) + 1;
 }
 
 }  // namespace
 
 void fault_moment(std::string_view moment, int rank) {
-  const char* value = std::getenv("PHALANX_FAULT");
-  if (value == nullptr) return;
-  static std::list<Fault> faults = parse_faults(value);
-  for (Fault& fault : faults) {
-    if (fault.moment != moment || (fault.rank >= 0 && fault.rank != rank)) continue;
-    if (fault.passages.fetch_add(1) + 1 == fault.count) carry_out(fault, rank);
+  std::list<Fault>* faults = all_faults();
+  if (faults == nullptr) return;
+  for (Fault& fault : *faults)
+    if (fault.action != FaultAction::slow && count_passage(fault, moment, rank) == fault.count)
+      carry_out(fault, rank);
+}
+
+void fault_slowness(std::string_view moment, int rank) {
+  std::list<Fault>* faults = all_faults();
+  if (faults == nullptr) return;
+  for (Fault& fault : *faults) {
+    if (fault.action != FaultAction::slow) continue;
+    const int64_t passage = count_passage(fault, moment, rank);
+    if (passage < fault.count) continue;
+    if (passage == fault.count)
+      log_info("PHALANX_FAULT: rank {} is slow from passage {} of {} on", rank, passage, moment);
+    std::this_thread::sleep_for(fault_seconds());
   }
 }
 

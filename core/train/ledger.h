@@ -10,7 +10,9 @@
 //   checkpoint      step, durable, stall_seconds, durable_seconds, problem
 //   slow_node       node, percent (of the step that it costs), step
 //   hang            text (one sentence per suspect), nodes [names of the suspects'], step
-//   training_end    step, reason (done|signal|duration|stop_file|diverged|error), text
+//   training_end    step, reason (done|signal|duration|stop_file|diverged|error), text,
+//                   updates (steps of this start that changed the weights: 0 and diverged means
+//                   that another start will not get further)
 //   attempt_end     attempt, exit_code, cause, nodes_failed [names], step, text
 //   decision        action (requeue|resubmit|end), reason, excluded [names]
 #pragma once

@@ -34,6 +34,12 @@ std::string json_number(double value) {
   return std::isfinite(value) ? fmt::format("{}", value) : "null";
 }
 
+std::string times_json(const StepTimes& times) {
+  return fmt::format(
+      R"({{"step": {:.6f}, "compute": {:.6f}, "data": {:.6f}, "wait": {:.6f}, "save": {:.6f}}})",
+      times.step, times.compute(), times.data, times.wait, times.save);
+}
+
 }  // namespace
 
 std::string hours_minutes_seconds(double seconds) {
@@ -89,9 +95,9 @@ std::string validation_line(int64_t iteration, double loss) {
 }
 
 std::string step_json(const RunFacts& facts, const TrainCounters& counters,
-                      const StepMetrics& metrics, double seconds,
+                      const StepMetrics& metrics, const StepTimes& times,
                       const std::vector<GroupTraffic>& communication) {
-  const double rate = tokens_per_second(metrics.tokens, seconds);
+  const double rate = tokens_per_second(metrics.tokens, times.step);
   const std::string groups = communication.empty() ? ""
                                                    : fmt::format(R"(, "communication": {})",
                                                                  communication_json(communication));
@@ -104,11 +110,12 @@ std::string step_json(const RunFacts& facts, const TrainCounters& counters,
       R"({{"iteration": {}, "consumed_samples": {}, "consumed_tokens": {}, "lm_loss": {}, )"
       R"("z_loss": {}, "grad_norm": {}, "learning_rate": {}, "tokens_per_second": {:.1f}, )"
       R"("step_ms": {:.3f}, "mfu": {:.4f}, "skipped": {}, "skipped_total": {}, )"
-      R"("loss_tokens": {}{}{}}})",
+      R"("loss_tokens": {}, "time": {:.6f}, "seconds": {}{}{}}})",
       counters.step, counters.consumed_samples, counters.consumed_tokens, json_number(metrics.loss),
       json_number(metrics.z_loss), json_number(metrics.gradient_norm),
-      json_number(metrics.learning_rate), rate, seconds * 1e3, utilisation(facts, rate),
-      metrics.skipped, counters.skipped_steps, metrics.loss_tokens, router, groups);
+      json_number(metrics.learning_rate), rate, times.step * 1e3, utilisation(facts, rate),
+      metrics.skipped, counters.skipped_steps, metrics.loss_tokens, times.ended, times_json(times),
+      router, groups);
 }
 
 MetricsLog::MetricsLog(const RunFacts& facts, const Files& files, std::FILE* out)
@@ -121,10 +128,10 @@ MetricsLog::MetricsLog(const RunFacts& facts, const Files& files, std::FILE* out
       metrics_file_(files.metrics),
       tensorboard_(files.tensorboard_folder) {}
 
-void MetricsLog::step(const TrainCounters& counters, const StepMetrics& metrics, double seconds,
-                      const std::vector<GroupTraffic>& communication) {
-  write_record(step_json(facts_, counters, metrics, seconds, communication));
-  const double rate = tokens_per_second(metrics.tokens, seconds);
+void MetricsLog::step(const TrainCounters& counters, const StepMetrics& metrics,
+                      const StepTimes& times, const std::vector<GroupTraffic>& communication) {
+  write_record(step_json(facts_, counters, metrics, times, communication));
+  const double rate = tokens_per_second(metrics.tokens, times.step);
   const std::array<Scalar, 6> scalars{{{"lm loss", metrics.loss},
                                        {"z loss", metrics.z_loss},
                                        {"grad-norm", metrics.gradient_norm},
@@ -136,7 +143,7 @@ void MetricsLog::step(const TrainCounters& counters, const StepMetrics& metrics,
   interval_.steps += 1;
   interval_.skipped += metrics.skipped ? 1 : 0;
   interval_.nan += std::isfinite(metrics.loss) ? 0 : 1;
-  interval_.seconds += seconds;
+  interval_.seconds += times.step;
   interval_.tokens += metrics.tokens;
   interval_.loss_sum += metrics.skipped ? 0.0 : metrics.loss;
   interval_.z_loss_sum += metrics.skipped ? 0.0 : metrics.z_loss;
@@ -149,20 +156,23 @@ void MetricsLog::step(const TrainCounters& counters, const StepMetrics& metrics,
     print_line(iteration_line(facts_, counters, interval_, timestamp_now()));
     interval_ = {};
   } else if (terminal_) {
-    show_status(counters, metrics, seconds);
+    show_status(counters, metrics, times.step);
   }
 }
 
-void MetricsLog::validation(const TrainCounters& counters, const ValidationMetrics& metrics) {
+void MetricsLog::validation(const TrainCounters& counters, const ValidationMetrics& metrics,
+                            double seconds) {
   const std::string line = validation_line(counters.step, metrics.loss);
   const std::string rule(line.size() + 1, '-');
   print_line(rule + "\n" + line + "\n" + rule);
   const double perplexity = std::exp(metrics.loss);
-  write_record(fmt::format(R"({{"iteration": {}, "consumed_samples": {}, "validation_loss": {}, )"
-                           R"("validation_z_loss": {}, "validation_perplexity": {}, )"
-                           R"("validation_tokens": {}}})",
-                           counters.step, counters.consumed_samples, json_number(metrics.loss),
-                           json_number(metrics.z_loss), json_number(perplexity), metrics.tokens));
+  write_record(
+      fmt::format(R"({{"iteration": {}, "consumed_samples": {}, "validation_loss": {}, )"
+                  R"("validation_z_loss": {}, "validation_perplexity": {}, )"
+                  R"("validation_tokens": {}, "time": {:.6f}, "evaluation_seconds": {:.6f}}})",
+                  counters.step, counters.consumed_samples, json_number(metrics.loss),
+                  json_number(metrics.z_loss), json_number(perplexity), metrics.tokens,
+                  unix_seconds(), seconds));
   const std::array<Scalar, 2> scalars{
       {{"lm loss validation", metrics.loss}, {"lm loss validation ppl", perplexity}}};
   write_scalars(counters.step, scalars);
@@ -175,6 +185,12 @@ void MetricsLog::pipeline(const TrainCounters& counters, double predicted_bubble
   write_record(
       fmt::format(R"({{"iteration": {}, "predicted_bubble": {:.4f}, "measured_bubble": {:.4f}}})",
                   counters.step, predicted_bubble, measured_bubble));
+}
+
+void MetricsLog::record(const std::string& event, const nlohmann::ordered_json& fields) {
+  nlohmann::ordered_json record{{"event", event}, {"time", unix_seconds()}};
+  record.update(fields);
+  write_record(record.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
 }
 
 void MetricsLog::message(const std::string& text) {

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string>
@@ -12,6 +13,7 @@
 
 #include "core/train/communication_log.h"
 #include "core/train/record_file.h"
+#include "core/train/step_times.h"
 #include "core/train/tensorboard_writer.h"
 #include "core/train/train_state.h"
 #include "core/train/train_step.h"
@@ -50,9 +52,10 @@ std::string iteration_line(const RunFacts& facts, const TrainCounters& counters,
 /// " validation loss at iteration N | lm loss value: ... | lm loss PPL: ... | ". No line end.
 std::string validation_line(int64_t iteration, double loss);
 /// One JSON object. Numbers that are not finite become null, because JSON has none. The key
-/// "communication" is absent where there are no groups of more than one rank.
+/// "communication" is absent where there are no groups of more than one rank. "seconds" is the time
+/// of the rank that writes: "step" is "compute" + "data" + "wait", "save" comes before it.
 std::string step_json(const RunFacts& facts, const TrainCounters& counters,
-                      const StepMetrics& metrics, double seconds,
+                      const StepMetrics& metrics, const StepTimes& times,
                       const std::vector<GroupTraffic>& communication = {});
 /// "1:02:03".
 std::string hours_minutes_seconds(double seconds);
@@ -69,14 +72,15 @@ class MetricsLog {
   };
   MetricsLog(const RunFacts& facts, const Files& files, std::FILE* out = stdout);
 
-  /// After every step; `seconds` it took, `communication` in it.
-  void step(const TrainCounters& counters, const StepMetrics& metrics, double seconds,
+  /// After every step, with the `communication` in it.
+  void step(const TrainCounters& counters, const StepMetrics& metrics, const StepTimes& times,
             const std::vector<GroupTraffic>& communication = {});
-  void validation(const TrainCounters& counters, const ValidationMetrics& metrics);
+  /// `seconds` that the evaluation took.
+  void validation(const TrainCounters& counters, const ValidationMetrics& metrics, double seconds);
   /// Once, after the last step: parts of a step that the pipeline's ranks idle.
   void pipeline(const TrainCounters& counters, double predicted_bubble, double measured_bubble);
-  /// A line of metrics.jsonl for anything else.
-  void record(const std::string& json) { write_record(json); }
+  /// A record of metrics.jsonl for anything else: {"event": ..., "time": now, fields ...}.
+  void record(const std::string& event, const nlohmann::ordered_json& fields);
   /// A line for people that does not break the live one.
   void message(const std::string& text);
 

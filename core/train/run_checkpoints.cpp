@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "core/checkpoint/agreement.h"
@@ -285,15 +284,7 @@ void RunCheckpoints::start_save() {
 void RunCheckpoints::tell(const SaveOutcome& outcome) {
   last_problem_ = outcome.problem;
   slowest_save_ = std::max(slowest_save_, outcome.durable_seconds);
-  if (log_.record)
-    log_.record(nlohmann::ordered_json{{"event", "checkpoint"},
-                                       {"iteration", outcome.iteration},
-                                       {"durable", outcome.problem.empty()},
-                                       {"problem", outcome.problem},
-                                       {"bytes", outcome.bytes},
-                                       {"stall_seconds", outcome.stall_seconds},
-                                       {"durable_seconds", outcome.durable_seconds}}
-                    .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  if (log_.outcome) log_.outcome(outcome);
   if (!outcome.problem.empty()) {
     saved_step_ = -1;
     say(fmt::format("CHECKPOINT NOT SAVED at iteration {}: {}. Training goes on; {}",
@@ -318,13 +309,18 @@ void RunCheckpoints::tell(const SaveOutcome& outcome) {
   write_certificate();
 }
 
-void RunCheckpoints::save_last() {
-  if (saver_ == nullptr) return;
+std::string RunCheckpoints::try_save_last() {
+  if (saver_ == nullptr) return {};
   if (const auto outcome = saver_->finish()) tell(*outcome);
-  if (saved_step_ == state_.counters.step || state_.counters.step == 0) return;
+  if (saved_step_ == state_.counters.step || state_.counters.step == 0) return {};
   start_save();
   if (const auto outcome = saver_->finish()) tell(*outcome);
-  check(last_problem_.empty(), "the last checkpoint could not be saved: ", last_problem_);
+  return last_problem_.empty() ? "" : "the last checkpoint could not be saved: " + last_problem_;
+}
+
+void RunCheckpoints::save_last() {
+  const std::string problem = try_save_last();
+  check(problem.empty(), problem);
 }
 
 double RunCheckpoints::seconds_to_save() const {

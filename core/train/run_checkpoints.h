@@ -26,7 +26,7 @@ struct ResumePoint {
 /// What is said about a run's checkpoints, on rank 0; nothing elsewhere.
 struct CheckpointLog {
   std::function<void(const std::string& text)> message;
-  std::function<void(const std::string& json)> record;
+  std::function<void(const SaveOutcome& outcome)> outcome;  // of every save, once it is known
 };
 
 /// Owned by the trainer of every rank. Methods are collective over the world and for one thread.
@@ -53,6 +53,8 @@ class RunCheckpoints {
   /// At the end: saves this step unless that was done, and waits until it is durable. Throws if it
   /// cannot be saved.
   void save_last();
+  /// The same, but returns why it could not be saved, on all ranks alike; empty: it was.
+  std::string try_save_last();
   /// Seconds that `save_last` should be given, from the saves so far.
   double seconds_to_save() const;
 

@@ -1,6 +1,8 @@
 // The training step.
 #include "core/train/train_step.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -86,13 +88,13 @@ StepMetrics train_step(TrainState& state, const GlobalBatch& batch) {
 
 void stop_if_diverged(const TrainState& state, const StepMetrics& metrics) {
   const TrainCounters& counters = state.counters;
-  check(!metrics.skipped || counters.skipped_in_row < state.config.max_skipped_in_row, "step ",
-        counters.step, ": loss or gradient is not finite for ", counters.skipped_in_row,
-        " steps in a row (loss ", metrics.loss, ", z loss ", metrics.z_loss, ", gradient norm ",
-        metrics.gradient_norm, ", learning rate ", metrics.learning_rate,
-        "): the run has diverged. Lower --lr, lengthen --lr-warmup-iters, or raise "
-        "--max-skipped-in-row ",
-        state.config.max_skipped_in_row);
+  if (!metrics.skipped || counters.skipped_in_row < state.config.max_skipped_in_row) return;
+  throw DivergedError(fmt::format(
+      "step {}: loss or gradient is not finite for {} steps in a row (loss {}, z loss {}, gradient "
+      "norm {}, learning rate {}): the run has diverged. Lower --lr, lengthen --lr-warmup-iters, "
+      "or raise --max-skipped-in-row {}",
+      counters.step, counters.skipped_in_row, metrics.loss, metrics.z_loss, metrics.gradient_norm,
+      metrics.learning_rate, state.config.max_skipped_in_row));
 }
 
 }  // namespace phalanx

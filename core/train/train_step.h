@@ -5,6 +5,7 @@
 
 #include "core/train/train_state.h"
 #include "data/batch_loader.h"
+#include "kernels/base/error.h"
 
 namespace phalanx {
 
@@ -32,8 +33,14 @@ int64_t count_loss_tokens(const GlobalBatch& batch, ProcessGroup& group);
 /// one.
 StepMetrics train_step(TrainState& state, const GlobalBatch& batch);
 
-/// Throws when `metrics` is of the max_skipped_in_row-th skipped step in a row. Apart from
-/// `train_step`, so that the last step is logged before the run ends.
+/// Loss or gradient was not finite for too many steps in a row.
+class DivergedError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Throws DivergedError, on all ranks alike, when `metrics` is of the max_skipped_in_row-th skipped
+/// step in a row. Apart from `train_step`, so that the last step is logged before the run ends.
 void stop_if_diverged(const TrainState& state, const StepMetrics& metrics);
 
 }  // namespace phalanx

@@ -4,44 +4,29 @@
 #include <fmt/format.h>
 
 #include <filesystem>
-#include <fstream>
 #include <limits>
 
+#include "core/checkpoint/fault_hook.h"
 #include "core/layout_validate.h"
-#include "core/model/model_cost.h"
-#include "core/train/config_changes.h"
+#include "core/run_files.h"
 #include "core/train/memory_options.h"
+#include "core/train/node_name.h"
 #include "core/train/peak_flops.h"
 #include "core/train/stop_flag.h"
 #include "core/train/weights_file.h"
+#include "kernels/base/log.h"
 
 namespace phalanx {
 namespace {
 
 constexpr double kTera = 1e12;
 
-double flops_per_token(const RunConfig& config) {
-  const ModelCost cost = model_cost(config.model, config.data.seq_length);
-  return cost.forward_flops_per_token + cost.backward_flops_per_token;
-}
-
-/// A fresh start in the same folder begins new records and keeps the last ones.
-void set_aside(const std::string& path) {
-  if (!std::filesystem::exists(path)) return;
-  std::filesystem::remove_all(path + ".previous");
-  std::filesystem::rename(path, path + ".previous");
-}
-
-void write_text(const std::string& path, const std::string& text) {
-  std::ofstream file(path, std::ios::trunc);
-  file << text << std::flush;
-  check(file.good(), "cannot write ", path, "; is the run folder writable and the disk not full?");
-}
-
-/// For people, and for telling whether two runs must agree bit for bit.
-std::string layout_text(const std::string& config_ini, const ProcessGroups& groups) {
-  const std::string options = changed_from_default(config_ini, "Parallelism");
-  return fmt::format("dp {}{}{}", groups.dp->size(), options.empty() ? "" : ", ", options);
+/// Collective: one answer, because file systems may show a new file to some ranks later.
+void refuse_to_start_stopped(const std::string& run_dir, ProcessGroup& world) {
+  const std::string path = stop_file_path(run_dir);
+  const bool found = world.rank() == 0 && std::filesystem::exists(path);
+  check_usage(world.all_reduce(int64_t{found}, ReduceOp::max) == 0, path,
+              " is there, so that this run is not to go on; remove it to train");
 }
 
 RunSetup checked_setup(const RunConfig& config, const ProcessGroups& groups) {
@@ -52,6 +37,7 @@ RunSetup checked_setup(const RunConfig& config, const ProcessGroups& groups) {
   check_usage(!config.training.run_dir.empty(),
               "--run-dir is needed: the folder for the run's "
               "files");
+  refuse_to_start_stopped(config.training.run_dir, *groups.world);
   check_usage(setup.config.training.train_iters > 0, "train-iters ",
               setup.config.training.train_iters,
               " must be at least 1; give --train-iters, or --train-samples of at least one global "
@@ -68,7 +54,10 @@ Trainer::Trainer(const RunConfig& config, Backend& backend, ProcessGroups& group
       stage_(setup_.config.model, store_, backend, groups,
              stage_options(setup_.config.model, setup_.config.parallel,
                            setup_.config.data.seq_length, groups.pp->rank())),
-      bubble_(groups) {
+      bubble_(groups),
+      clock_(groups),
+      rank_times_(*groups.world),
+      places_(gather_rank_places(groups, node_name())) {
   const TrainingConfig& training = setup_.config.training;
   order_samples_ = training.train_iters * training.global_batch_size;
   check_batch_plan(train_plan(order_samples_));
@@ -162,67 +151,6 @@ void Trainer::allocate() {
         TraceOwner{groups_.world->rank(), groups_.world->size(), backend_.device()}, backend_);
 }
 
-std::string Trainer::describe(const DeviceMesh& mesh) const {
-  const RunConfig& config = setup_.config;
-  const TrainingConfig& training = config.training;
-  const ParameterCount count = parameter_count(config.model);
-  const ModelCost cost = model_cost(config.model, config.data.seq_length);
-  std::string text;
-  const auto add = [&](const std::string& line) { text += " " + line + "\n"; };
-  add(fmt::format("ranks: {} (data parallel {}, tensor {}{}, pipeline {}, context {})",
-                  mesh.world_size(), mesh.size(MeshAxis::dp), mesh.size(MeshAxis::tp),
-                  config.parallel.sequence_parallel ? " with sequence parallel" : "",
-                  mesh.size(MeshAxis::pp), mesh.size(MeshAxis::cp)));
-  if (config.model.num_experts > 0)
-    add(fmt::format(
-        "experts: {}, {} per token (expert parallel {}, expert tensor {}, expert data {})",
-        config.model.num_experts, config.model.moe_router_topk, mesh.size(MeshAxis::ep),
-        mesh.size(MeshAxis::expert_tp), mesh.size(MeshAxis::expert_dp)));
-  text += pipeline_text(pipeline_question());
-  add(fmt::format("parameters: {} (embedding {}, attention {}, feed-forward {}, norms {}, head {})",
-                  count.total, count.embedding, count.attention, count.feed_forward, count.norms,
-                  count.head));
-  add(fmt::format("model FLOPs per token: {:.4e} forward, {:.4e} backward",
-                  cost.forward_flops_per_token, cost.backward_flops_per_token));
-  add(fmt::format("steps: {} of {} sequences x {} tokens, {} micro-batch(es) per rank",
-                  training.train_iters, training.global_batch_size, config.data.seq_length,
-                  num_micro_batches()));
-  add(fmt::format("peak of one rank: {:.4f} TFLOP/s ({})", peak_flops_ / kTera,
-                  training.peak_tflops > 0 ? "given" : "measured"));
-  if (validation_set_ != nullptr)
-    add(fmt::format("validation samples: {}", validation_set_->num_samples()));
-  return text + memory_table(memory_) +
-         fmt::format("\n   {:<44}{:>12.1f}", "most of any rank",
-                     static_cast<double>(most_memory_) / (1024.0 * 1024.0));
-}
-
-void Trainer::open_logs(const std::string& config_ini) {
-  if (!is_first_rank()) return;
-  const TrainingConfig& training = setup_.config.training;
-  std::filesystem::create_directories(training.run_dir);
-  // Weights of an earlier run must not be taken for this one's before this one has written its own.
-  set_aside(weights_path(training.run_dir));
-  write_text(training.run_dir + "/config.ini", config_ini);
-  const std::string metrics = training.run_dir + "/metrics.jsonl";
-  if (!resumed_) set_aside(metrics);
-  const std::string tensorboard = training.tensorboard_dir.empty()
-                                      ? training.run_dir + "/tensorboard"
-                                      : training.tensorboard_dir;
-  if (!resumed_) set_aside(tensorboard);
-  log_ = std::make_unique<MetricsLog>(RunFacts{.train_iters = training.train_iters,
-                                               .global_batch_size = training.global_batch_size,
-                                               .log_interval = training.log_interval,
-                                               .num_ranks = groups_.world->size(),
-                                               .flops_per_token = flops_per_token(setup_.config),
-                                               .peak_flops = peak_flops_,
-                                               .log_z_loss = setup_.config.model.z_loss_coeff != 0,
-                                               .log_router = setup_.config.model.num_experts > 0},
-                                      MetricsLog::Files{metrics, tensorboard});
-  communication_.emplace(groups_);
-  checkpoints_->set_log({.message = [this](const std::string& text) { log_->message(text); },
-                         .record = [this](const std::string& json) { log_->record(json); }});
-}
-
 void Trainer::resume(const std::string& config_ini) {
   checkpoints_ = std::make_unique<RunCheckpoints>(
       RunIdentity{.config = setup_.config,
@@ -233,8 +161,15 @@ void Trainer::resume(const std::string& config_ini) {
       *state_, store_, backend_);
   const std::optional<ResumePoint> point = checkpoints_->resume();
   if (point) reorder_data(*point);
+  if (point) resumed_from_ = point->checkpoint;
+  TrainCounters& counted = state_->counters;
+  if (counted.skipped_in_row >= state_->config.max_skipped_in_row) {
+    // Else the next bad step would end the run again at once.
+    if (is_first_rank())
+      log_info("the run had diverged before step {}: skipped steps are counted anew", counted.step);
+    counted.skipped_in_row = 0;
+  }
   result_.steps = counters().step;
-  resumed_ = point.has_value();
 }
 
 /// The loader goes on where the checkpoint's did.
@@ -248,55 +183,72 @@ void Trainer::reorder_data(const ResumePoint& point) {
 }
 
 void Trainer::step() {
-  const auto begin = std::chrono::steady_clock::now();
   bubble_.begin_step();
   if (communication_) communication_->take();  // what an evaluation moved is not the step's
+  clock_.begin_step();
   const GlobalBatch& batch = loader_->next();
+  clock_.data_is_there();
   if (profile_) profile_->begin_step(counters().step + 1);
+  fault_slowness("step", groups_.world->rank());
   last_metrics_ = train_step(*state_, batch);
-  const double seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  const StepTimes times = clock_.end_step();
   if (profile_) profile_->end_step(counters().step);  // after the clock: it writes files
-  slowest_step_ = std::max(slowest_step_, seconds);
-  bubble_.end_step(seconds);
-  if (log_ != nullptr) log_->step(state_->counters, last_metrics_, seconds, communication_->take());
+  slowest_step_ = std::max(slowest_step_, times.step);
+  bubble_.end_step(times.step);
+  rank_times_.add(times);
+  updates_ += last_metrics_.skipped ? 0 : 1;
+  if (log_ != nullptr) log_->step(state_->counters, last_metrics_, times, communication_->take());
+  result_.steps = state_->counters.step;
   stop_if_diverged(*state_, last_metrics_);
   if (replica_check_ && counters().step % setup_.config.training.replica_check_interval == 0)
     replica_check_->run();
   if (!last_metrics_.skipped) result_.final_loss = last_metrics_.loss;
-  result_.steps = state_->counters.step;
-  if (checkpoints_) checkpoints_->after_step(batch, last_metrics_);
+  if (!checkpoints_) return;
+  clock_.begin_save();
+  checkpoints_->after_step(batch, last_metrics_);
+  clock_.end_save();
 }
 
-/// A signal may reach one rank only, or ranks at different steps, and clocks differ: all must stop
-/// at the same step.
-StopReason Trainer::agreed_stop() {
-  StopReason reason = stop_requested().load() ? StopReason::signal : StopReason::none;
+bool Trainer::stop_file_is_there() {
+  if (!is_first_rank()) return false;
+  const auto now = std::chrono::steady_clock::now();
+  if (now - stop_file_looked_ < std::chrono::seconds(1)) return false;
+  stop_file_looked_ = now;
+  std::error_code unreadable;  // then it is not there
+  return std::filesystem::exists(stop_file_path(setup_.config.training.run_dir), unreadable);
+}
+
+StopReason Trainer::own_stop_reason() {
+  if (stop_file_is_there()) return StopReason::stop_file;
+  if (stop_requested().load()) return StopReason::signal;
   const double limit = setup_.config.checkpoint.exit_duration_in_mins * 60;
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - began_;
   // One more step and the last save must still fit.
-  if (reason == StopReason::none && limit > 0 && checkpoints_ &&
-      elapsed.count() + slowest_step_ + checkpoints_->seconds_to_save() >= limit)
-    reason = StopReason::duration;
-  return static_cast<StopReason>(
-      groups_.world->all_reduce(static_cast<int64_t>(reason), ReduceOp::max));
+  const bool over = limit > 0 && checkpoints_ &&
+                    elapsed.count() + slowest_step_ + checkpoints_->seconds_to_save() >= limit;
+  return over ? StopReason::duration : StopReason::none;
+}
+
+/// A signal may reach one rank only, or ranks at different steps, and clocks differ: all must stop
+/// at the same step. The same number says whether rank 0's clock asks for the ranks' times.
+StopReason Trainer::agreed_stop() {
+  const bool asks = is_first_rank() && groups_.world->size() > 1 && rank_times_.is_due();
+  const int64_t agreed = groups_.world->all_reduce(
+      2 * static_cast<int64_t>(own_stop_reason()) + int64_t{asks}, ReduceOp::max);
+  times_due_ = agreed % 2 == 1;
+  return static_cast<StopReason>(agreed / 2);
 }
 
 void Trainer::evaluate() {
   if (validation_set_ == nullptr) return;
   // A signal ends an evaluation too: there may be little time left.
   const auto stop = [this] { return agreed_stop() != StopReason::none; };
+  const auto begin = std::chrono::steady_clock::now();
   const std::optional<ValidationMetrics> metrics = validation_set_->evaluate(stage_, groups_, stop);
   if (!metrics) return;
   result_.validation_loss = metrics->loss;
-  if (log_ != nullptr) log_->validation(state_->counters, *metrics);
-}
-
-void Trainer::log_bubble() {
-  if (groups_.pp->size() == 1) return;
-  const double measured = bubble_.fraction();
-  if (log_ != nullptr)
-    log_->pipeline(counters(), predicted_bubble_fraction(pipeline_question()), measured);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+  if (log_ != nullptr) log_->validation(state_->counters, *metrics, seconds.count());
 }
 
 void Trainer::write_weights(const std::string& config_ini) {
@@ -309,42 +261,59 @@ void Trainer::write_weights(const std::string& config_ini) {
   if (log_ != nullptr) log_->message("weights written to " + path);
 }
 
-void Trainer::say_why_stopped() const {
-  if (log_ == nullptr || result_.stopped == StopReason::none) return;
-  const int64_t step = counters().step;
-  const bool saves = step > 0 && setup_.config.checkpoint.save_interval > 0;
-  log_->message(fmt::format("stopped {} after step {} of {}; {}",
-                            result_.stopped == StopReason::signal
-                                ? "by a signal"
-                                : "because --exit-duration-in-mins is nearly over,",
-                            step, setup_.config.training.train_iters,
-                            saves       ? "saving"
-                            : step == 0 ? "there is nothing to save"
-                                        : "--save-interval 0: no checkpoint is saved"));
+void Trainer::train() {
+  const TrainingConfig& training = setup_.config.training;
+  while (counters().step < training.train_iters) {
+    result_.stopped = agreed_stop();
+    if (result_.stopped != StopReason::none) break;
+    if (times_due_) report_rank_times();
+    step();
+    if (training.eval_interval <= 0 || counters().step % training.eval_interval != 0) continue;
+    evaluate();
+    evaluated_step_ = counters().step;
+  }
+}
+
+/// All ranks are here with the same error. The weights are those before the bad steps, and the data
+/// of these is behind: to go on from here is to leave them out.
+void Trainer::save_diverged(const DivergedError& error) {
+  result_.stopped = StopReason::diverged;
+  diverged_ = error.what();
+  if (is_first_rank()) log_info("{}", diverged_);
+  clock_.begin_save();
+  const std::string problem = checkpoints_->try_save_last();
+  clock_.end_save();
+  if (is_first_rank() && !problem.empty()) log_info("{}", problem);
+}
+
+void Trainer::finish(const std::string& config_ini) {
+  if (log_ != nullptr && result_.stopped != StopReason::none) log_->message(end_text());
+  if (profile_) profile_->finish();
+  log_bubble();
+  clock_.begin_save();
+  checkpoints_->save_last();
+  clock_.end_save();
+  // A stopped run has little time left, so it does not evaluate.
+  if (result_.stopped == StopReason::none && evaluated_step_ != counters().step) evaluate();
+  write_weights(config_ini);
 }
 
 TrainingResult Trainer::run(const std::string& config_ini) {
   resume(config_ini);
   open_logs(config_ini);
-  const TrainingConfig& training = setup_.config.training;
-  if (log_ != nullptr && counters().step >= training.train_iters)
-    log_->message(fmt::format("all {} steps had been done before", training.train_iters));
-  int64_t evaluated_step = -1;
-  while (counters().step < training.train_iters) {
-    result_.stopped = agreed_stop();
-    if (result_.stopped != StopReason::none) break;
-    step();
-    if (training.eval_interval <= 0 || counters().step % training.eval_interval != 0) continue;
-    evaluate();
-    evaluated_step = counters().step;
+  record_begin(config_ini);
+  try {
+    train();
+    finish(config_ini);
+  } catch (const DivergedError& error) {
+    save_diverged(error);
+  } catch (const FencedError&) {
+    throw;  // the ledger belongs to the start that took over
+  } catch (const std::exception& error) {
+    record_error(error.what());
+    throw;
   }
-  say_why_stopped();
-  if (profile_) profile_->finish();
-  log_bubble();
-  checkpoints_->save_last();
-  // A stopped run has little time left, so it does not evaluate.
-  if (result_.stopped == StopReason::none && evaluated_step != counters().step) evaluate();
-  write_weights(config_ini);
+  record_end();
   return result_;
 }
 

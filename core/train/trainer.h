@@ -6,9 +6,11 @@
 #include <optional>
 #include <string>
 
+#include "core/train/ledger.h"
 #include "core/train/memory_check.h"
 #include "core/train/metrics_log.h"
 #include "core/train/pipeline_report.h"
+#include "core/train/rank_times.h"
 #include "core/train/run_checkpoints.h"
 #include "core/train/run_setup.h"
 #include "core/train/run_training.h"
@@ -18,6 +20,10 @@
 #include "parallel/replica_check.h"
 
 namespace phalanx {
+
+/// The data-parallel size and the options of the layout: for people, and for telling whether two
+/// runs must agree bit for bit.
+std::string layout_text(const std::string& config_ini, const ProcessGroups& groups);
 
 /// Owns parameters, stage, optimizer, loaders and logs of one rank. All methods are collective and
 /// for one thread. Members are in the order they are built: nothing takes memory before the plan
@@ -32,7 +38,7 @@ class Trainer {
   /// saves and writes the weights.
   TrainingResult run(const std::string& config_ini);
 
-  /// One step with its log entries and checkpoints.
+  /// One step with its log entries and checkpoints. Throws DivergedError on all ranks alike.
   void step();
   /// Whether any rank has a reason to stop here.
   StopReason agreed_stop();
@@ -49,11 +55,22 @@ class Trainer {
   void allocate();
   void resume(const std::string& config_ini);
   void reorder_data(const ResumePoint& point);
-  void open_logs(const std::string& config_ini);
-  void say_why_stopped() const;
+  void train();
+  void finish(const std::string& config_ini);
+  void save_diverged(const DivergedError& error);
+  bool stop_file_is_there();
+  StopReason own_stop_reason();
   void evaluate();
-  void log_bubble();
   void write_weights(const std::string& config_ini);
+  // What it tells (trainer_records.cpp).
+  void open_logs(const std::string& config_ini);
+  void log_bubble();
+  std::string end_text() const;
+  void record_begin(const std::string& config_ini);
+  void record_save(const SaveOutcome& save);
+  void report_rank_times();
+  void record_end();
+  void record_error(const std::string& text);
   bool is_first_rank() const { return groups_.world->rank() == 0; }
 
   RunSetup setup_;
@@ -72,14 +89,24 @@ class Trainer {
   std::unique_ptr<ReplicaCheck> replica_check_;  // absent without an interval
   std::unique_ptr<StepProfile> profile_;
   std::unique_ptr<RunCheckpoints> checkpoints_;
-  bool resumed_ = false;
+  std::string resumed_from_;   // folder; empty: a fresh start
   int64_t order_samples_ = 0;  // that the data order is made for
   double peak_flops_ = 0;
   std::unique_ptr<MetricsLog> log_;                // rank 0 only
+  std::unique_ptr<Ledger> ledger_;                 // with log_
   std::optional<CommunicationLog> communication_;  // with log_
   BubbleMeter bubble_;
+  StepClock clock_;
+  RankTimes rank_times_;
+  RankPlaces places_;
+  SlowNodeWatch slow_nodes_;
+  bool times_due_ = false;
   std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
+  std::chrono::steady_clock::time_point stop_file_looked_;
   double slowest_step_ = 0;  // seconds
+  int64_t updates_ = 0;      // steps of this start that were not skipped
+  int64_t evaluated_step_ = -1;
+  std::string diverged_;  // what was wrong
   StepMetrics last_metrics_;
   TrainingResult result_{std::numeric_limits<double>::quiet_NaN(),
                          std::numeric_limits<double>::quiet_NaN(), 0, StopReason::none};

@@ -1,4 +1,4 @@
-// The mapped file of a flight recorder, and reading it.
+// The ring of a flight recorder, the file that has its copy, and reading it.
 #include "kernels/base/flight_recorder.h"
 
 #include <fcntl.h>
@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <ctime>
 #include <fstream>
 #include <iterator>
 
@@ -39,6 +40,14 @@ std::string text_of(const std::array<char, size>& field) {
 
 bool counts_in_group(FlightKind kind) {
   return kind == FlightKind::collective || kind == FlightKind::exchange;
+}
+
+/// A few nanoseconds instead of twenty, exact to a few milliseconds: enough for what counts
+/// seconds.
+int64_t coarse_now() {
+  timespec time{};
+  clock_gettime(CLOCK_REALTIME_COARSE, &time);
+  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
 }
 
 }  // namespace
@@ -72,18 +81,17 @@ FlightRecorder::FlightRecorder(const std::string& path, const FlightOwner& owner
   unlink(path.c_str());
   descriptor_ = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   check(descriptor_ >= 0, "cannot make ", path, ": ", std::strerror(errno));
-  void* memory = MAP_FAILED;
-  // Allocated, not just sized: on a full disk a store into a hole would be a SIGBUS.
-  int error = posix_fallocate(descriptor_, 0, sizeof(File));
-  if (error == 0) {
-    memory = mmap(nullptr, sizeof(File), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor_, 0);
-    error = errno;
-  }
-  if (memory == MAP_FAILED) {
+  // Not a mapping of the file: after every write-back the next store would wait for the file
+  // system, and a step for as long as a server of it takes to come back.
+  void* memory =
+      mmap(nullptr, sizeof(File), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const int error = memory == MAP_FAILED ? errno : posix_fallocate(descriptor_, 0, sizeof(File));
+  if (error != 0) {
     close(descriptor_);
-    fail("cannot map ", path, ": ", std::strerror(error));
+    fail("no room for ", path, ": ", std::strerror(error));
   }
   file_ = new (memory) File{};
+  file_->magic = kMagic;
   file_->rank = owner.rank;
   file_->world_size = owner.world_size;
   file_->process = getpid();
@@ -91,16 +99,17 @@ FlightRecorder::FlightRecorder(const std::string& path, const FlightOwner& owner
   put(file_->node, owner.node);
   progress();
   heartbeat();
-  file_->magic = kMagic;  // last: until now it is no record
   FlightRecorder* nobody = nullptr;
-  check(current_recorder.compare_exchange_strong(nobody, this),
-        "this process has a flight recorder already");
+  if (current_recorder.compare_exchange_strong(nobody, this)) return;
+  close(descriptor_);
+  fail("this process has a flight recorder already");
 }
 
+/// The ring stays mapped: a thread that was let go of may still end its entry.
 FlightRecorder::~FlightRecorder() {
   current_recorder = nullptr;
   file_->ended = 1;
-  munmap(file_, sizeof(File));
+  heartbeat();
   close(descriptor_);
 }
 
@@ -114,12 +123,24 @@ void FlightRecorder::begin_step(int64_t step) {
 }
 
 void FlightRecorder::progress() {
-  file_->progress_ns.store(nanoseconds_now(), std::memory_order_relaxed);
+  file_->progress_ns.store(coarse_now(), std::memory_order_relaxed);
 }
 
 void FlightRecorder::heartbeat() {
   file_->heartbeat_ns.store(nanoseconds_now(), std::memory_order_relaxed);
-  msync(file_, sizeof(File), MS_SYNC);  // local file systems need it not, others show no one else
+  publish();
+}
+
+/// Opened, written, closed: because at the close NFS brings to the server what others shall read,
+/// while a local file system need not go to the disk. By the descriptor, so that it is this
+/// process's inode whatever has that name by now. A failure shows as a heart that stands still.
+void FlightRecorder::publish() {
+  const std::string path = "/proc/self/fd/" + std::to_string(descriptor_);
+  const int descriptor = open(path.c_str(), O_WRONLY | O_CLOEXEC);
+  if (descriptor < 0) return;
+  const ssize_t written = pwrite(descriptor, file_, sizeof(File), 0);
+  (void)written;
+  close(descriptor);
 }
 
 int64_t FlightRecorder::progress_ns() const {
@@ -195,18 +216,12 @@ FlightRange::~FlightRange() {
   if (FlightRecorder* recorder = FlightRecorder::current()) recorder->end(slot_);
 }
 
-FlightRecord read_flight_record(const std::string& path) {
-  std::ifstream stream(path, std::ios::binary);
-  check(stream.good(), "cannot read ", path, ": ", std::strerror(errno));
-  std::vector<char> bytes{std::istreambuf_iterator<char>(stream), {}};
-  check(bytes.size() == sizeof(FlightRecorder::File) &&
-            std::equal(kMagic.begin(), kMagic.end(), bytes.begin()),
-        path, " is no flight record of this version (", bytes.size(), " bytes)");
-  // A copy into properly aligned memory; what is torn is left out below.
-  alignas(FlightRecorder::File) static thread_local std::array<char, sizeof(FlightRecorder::File)>
-      copy;
-  std::ranges::copy(bytes, copy.begin());
-  const auto& file = *reinterpret_cast<const FlightRecorder::File*>(copy.data());
+void flight_progress() {
+  if (FlightRecorder* recorder = FlightRecorder::current()) recorder->progress();
+}
+
+/// Others write meanwhile: what is torn is left out.
+static FlightRecord record_of(const FlightRecorder::File& file) {
   FlightRecord record{.owner = {file.rank, file.world_size, text_of(file.node)},
                       .process = file.process,
                       .started_ns = file.started_ns,
@@ -218,13 +233,33 @@ FlightRecord read_flight_record(const std::string& path) {
     entry.group.back() = entry.what.back() = entry.where.back() = '\0';
     if (entry.number > 0) list.push_back(entry);
   };
-  for (const FlightGroup& group : file.groups)
+  for (FlightGroup group : file.groups) {
+    group.name.back() = '\0';
     if (group.name[0] != '\0') record.groups.push_back(group);
+  }
   for (const FlightEntry& entry : file.open) keep(record.open, entry);
   for (const FlightEntry& entry : file.history) keep(record.history, entry);
   std::ranges::sort(record.open, {}, &FlightEntry::number);
   std::ranges::sort(record.history, {}, &FlightEntry::number);
   return record;
+}
+
+FlightRecord FlightRecorder::record() const {
+  return record_of(*file_);
+}
+
+FlightRecord read_flight_record(const std::string& path) {
+  std::ifstream stream(path, std::ios::binary);
+  check(stream.good(), "cannot read ", path, ": ", std::strerror(errno));
+  std::vector<char> bytes{std::istreambuf_iterator<char>(stream), {}};
+  check(bytes.size() == sizeof(FlightRecorder::File) &&
+            std::equal(kMagic.begin(), kMagic.end(), bytes.begin()),
+        path, " is no flight record of this version (", bytes.size(), " bytes)");
+  // A copy into properly aligned memory.
+  alignas(FlightRecorder::File) static thread_local std::array<char, sizeof(FlightRecorder::File)>
+      copy;
+  std::ranges::copy(bytes, copy.begin());
+  return record_of(*reinterpret_cast<const FlightRecorder::File*>(copy.data()));
 }
 
 }  // namespace phalanx

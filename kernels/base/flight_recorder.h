@@ -1,5 +1,6 @@
-// FlightRecorder: what a rank is doing, in a small memory-mapped file that others can read when the
-// rank no longer answers. Written like a log: nothing in a step ever reads it.
+// FlightRecorder: what a rank is doing, in a small mapped ring that a thread copies to a file every
+// few seconds, so that others can read it when the rank no longer answers. Written like a log:
+// nothing in a step ever reads it.
 #pragma once
 
 #include <array>
@@ -61,8 +62,8 @@ FlightRecord read_flight_record(const std::string& path);
 /// One per process, of any of whose threads all methods may be called. Writing costs a few stores.
 class FlightRecorder {
  public:
-  /// Makes the file anew and maps it. A file of an earlier process keeps its own inode, so that a
-  /// process that should be gone writes into nothing others read. Throws if it cannot be mapped.
+  /// Makes the file anew. A file of an earlier process keeps its own inode, so that a process that
+  /// should be gone writes into nothing others read. Throws if it cannot be made.
   FlightRecorder(const std::string& path, const FlightOwner& owner);
   ~FlightRecorder();
   FlightRecorder(const FlightRecorder&) = delete;
@@ -74,7 +75,8 @@ class FlightRecorder {
   void begin_step(int64_t step);
   /// Something went on. Cheap enough for every op.
   void progress();
-  /// The process is alive; and what others on a shared file system see is up to date.
+  /// The process is alive; brings the file up to date, for other nodes too. Waits for the file
+  /// system, so it is for a thread of its own. One thread at a time.
   void heartbeat();
   /// The slot of the new entry for `end`; -1 if too many are open, and then nothing is kept.
   int begin(const FlightEntry& entry);
@@ -82,11 +84,14 @@ class FlightRecorder {
   /// Nanoseconds since 1970 of the last progress.
   int64_t progress_ns() const;
   int64_t step() const;
+  /// What the file would say if it were up to date.
+  FlightRecord record() const;
 
   struct File;  // the mapped bytes
 
  private:
   int64_t* group_count(const FlightEntry& entry);
+  void publish();
 
   int descriptor_ = -1;
   File* file_ = nullptr;
@@ -109,6 +114,9 @@ class FlightRange {
  private:
   int slot_ = -1;
 };
+
+/// Progress of a long piece of work that is no op and has no entries of its own: for every part.
+void flight_progress();
 
 /// Nanoseconds since 1970.
 int64_t nanoseconds_now();

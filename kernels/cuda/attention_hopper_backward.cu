@@ -110,6 +110,7 @@ __device__ void fill_queries(typename G::Shared& shared, const BackwardMaps& map
     const int stage = place.stage;
     barrier_wait(&shared.free[stage], place.free());
     if (threadIdx.x == 0) fetch_queries<G>(shared, stage, maps, layout);
+    __syncwarp();  // a named barrier is reached by whole warps
     named_barrier(1, G::kRows);
     const bool end = shared.kind[stage] == BlockKind::end;
     if (!end) describe_row<G>(shared, stage, layout, pointers);

@@ -43,6 +43,7 @@ struct KeyRing {
       const int stage = place.stage;
       barrier_wait(&k_free[stage], place.free());
       if (threadIdx.x == 0) fetch_keys(stage, layout, k_map);
+      __syncwarp();  // a named barrier is reached by whole warps
       named_barrier(1, kWarpgroup);
       const BlockKind what = kind[stage];
       if (what == BlockKind::masked)

@@ -21,20 +21,27 @@ struct TensorMap {
   CUtensorMap map;
 };
 
+/// The driver's function, asked of the runtime once, because a program linked to libcuda starts
+/// only where a driver is.
+inline auto tensor_map_encoder() {
+  static const auto encoder = [] {
+    void* entry = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+    cuda_check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000,
+                                                cudaEnableDefault, &found),
+               "cudaGetDriverEntryPointByVersion");
+    check(found == cudaDriverEntryPointSuccess,
+          "the CUDA driver has no cuTensorMapEncodeTiled; update it to CUDA 12.0 or later");
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(entry);
+  }();
+  return encoder;
+}
+
 /// Host. `sizes` and `box` are innermost first: [columns, rows, planes], dense in memory from
 /// `data` on (aligned to 16 bytes; columns a multiple of 8). `box` is {64, up to 256 rows, 1}. What
 /// a box covers outside the tensor arrives as zeros, and counts as bytes all the same.
 inline TensorMap make_tensor_map(const BFloat16* data, const std::array<int64_t, 3>& sizes,
                                  const std::array<int, 3>& box) {
-  void* entry = nullptr;
-  cudaDriverEntryPointQueryResult found{};
-  // Asked of the runtime, because a program linked to libcuda starts only where a driver is.
-  cuda_check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000,
-                                              cudaEnableDefault, &found),
-             "cudaGetDriverEntryPointByVersion");
-  check(found == cudaDriverEntryPointSuccess,
-        "the CUDA driver has no cuTensorMapEncodeTiled; "
-        "update it to CUDA 12.0 or later");
   TensorMap result{};
   const cuuint64_t global_sizes[3] = {static_cast<cuuint64_t>(sizes[0]),
                                       static_cast<cuuint64_t>(sizes[1]),
@@ -44,7 +51,7 @@ inline TensorMap make_tensor_map(const BFloat16* data, const std::array<int64_t,
   const cuuint32_t box_sizes[3] = {static_cast<cuuint32_t>(box[0]), static_cast<cuuint32_t>(box[1]),
                                    static_cast<cuuint32_t>(box[2])};
   const cuuint32_t element_strides[3] = {1, 1, 1};
-  const CUresult code = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(entry)(
+  const CUresult code = tensor_map_encoder()(
       &result.map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<BFloat16*>(data), global_sizes,
       strides, box_sizes, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE,
       CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,

@@ -81,18 +81,7 @@ __device__ inline void async_proxy_fence() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-/// Arrives at named barrier `id` without waiting; others wait with named_barrier (ptx.h). `threads`
-/// counts both kinds. Whole warps call.
-__device__ inline void named_barrier_arrive(int id, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
 // --- TMA: "Data Movement and Conversion Instructions: Tensor copy" ---
-
-/// One thread: brings the map itself near.
-__device__ inline void prefetch_tensor_map(const TensorMap& map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
-}
 
 /// One thread: copies the box at (column, row, plane), elements counted as in `sizes`, to `shared`
 /// (aligned to 1,024 bytes). Its bytes are counted by `barrier`, which was told to expect them.

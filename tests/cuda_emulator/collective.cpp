@@ -91,11 +91,4 @@ void named_barrier_sync(int id, int threads, const Site& site) {
   }
 }
 
-void named_barrier_arrive(int id, int threads, const Site& site) {
-  Scheduler& block = running_block(site);
-  const auto terms = barrier_terms(block, id, threads, site);
-  Meeting& meeting = meetings().named[static_cast<size_t>(id)];
-  if (meeting.arrive(block, terms, -1, nullptr)) meeting.release(block);
-}
-
 }  // namespace phalanx::emulator

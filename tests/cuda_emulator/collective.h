@@ -98,7 +98,5 @@ void meet_warpgroup(const Site& site, Operand& operand, Work&& work) {
 void block_barrier(const Site& site);
 /// Barrier `id` of `threads` threads (bar.sync): they may come from different lines.
 void named_barrier_sync(int id, int threads, const Site& site);
-/// Counts the caller in without waiting (bar.arrive).
-void named_barrier_arrive(int id, int threads, const Site& site);
 
 }  // namespace phalanx::emulator

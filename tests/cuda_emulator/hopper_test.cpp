@@ -231,7 +231,6 @@ __global__ void copy_box(const __grid_constant__ TensorMap map, BoxStart at, int
   if (threadIdx.x == 0) {
     barrier_init(&barrier, 1);
     barrier_init_fence();
-    prefetch_tensor_map(map);
     barrier_arrive_expecting(&barrier, static_cast<uint32_t>(rows) * kRowBytes);
     tensor_load(shared, map, at.column, at.row, at.plane, &barrier);
   }

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "core/model/sequence_loader.h"
 #include "core/train/trainer.h"
 #include "kernels/make_backend.h"
 #include "tests/cuda_emulator/counters.h"
@@ -108,6 +109,43 @@ TEST(DeviceSteps, RecordedMicroBatchesGiveTheSameBits) {
     config.training.cuda_graph = true;
     EXPECT_EQ(numbers_of_steps(config, 4), expected) << recompute;
   }
+}
+
+// The number of tokens with a loss is an argument of recorded ops.
+TEST(DeviceSteps, RecordedMicroBatchesFollowChangesOfTheirNumbers) {
+  RunConfig config = device_run(2, 3);
+  config.data.eod_mask_loss = true;
+  config.data.seq_length = 64;
+  std::vector<int64_t> tokens;
+  {
+    Steps steps(config);
+    for (int i = 0; i < 4; ++i) tokens.push_back(steps.step().loss_tokens);
+  }
+  ASSERT_NE(tokens[2], tokens[3]);  // of two steps that replay
+  const std::vector<double> expected = numbers_of_steps(config, 4);
+  config.training.cuda_graph = true;
+  EXPECT_EQ(numbers_of_steps(config, 4), expected);
+}
+
+// The copy stream runs ahead of the ops' stream, on which fresh memory is filled with zeros.
+TEST(DeviceSteps, TheFirstBatchIsNotOvertakenByTheZerosOfFreshMemory) {
+  const auto backend = make_backend(Device::cuda);
+  ProcessGroups groups = make_single_process_groups(backend.get());
+  SequenceLoader loader(*backend, *groups.cp, {.positions = 16, .sequences = 1}, Tensor{});
+  MicroBatch batch{.positions = 16, .sequences = 1, .tokens = {}, .targets = {}};
+  batch.tokens.assign(16, 7);
+  batch.targets = batch.tokens;
+  loader.begin_step({&batch, 1}, SequenceLoader::DeviceState::idle);
+  // Staging memory is used in turn: who wants it again waits for the copy that used it before.
+  const std::vector<int32_t> other(16, 1);
+  const auto block = backend->allocate(16 * dtype_bytes(DType::i32));
+  const Tensor elsewhere{block.get(), {16}, DType::i32, Device::cuda};
+  for (int i = 0; i < 16; ++i) backend->upload_early(elsewhere, other.data());
+  ChunkState state{.arena = Arena("saved", nullptr, 0, Device::cuda)};
+  loader.load(0, state);
+  std::vector<int32_t> found(16);
+  backend->download(found.data(), state.ids);
+  EXPECT_EQ(found, batch.tokens);
 }
 
 TEST(DeviceSteps, ARecordedMicroBatchIsTwoLaunches) {

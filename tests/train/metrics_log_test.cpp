@@ -96,7 +96,8 @@ TEST(MetricsLog, StepRecordsAreJsonEvenWithNan) {
   StepMetrics metrics = metrics_with_loss(std::nan(""));
   metrics.gradient_norm = std::numeric_limits<double>::infinity();
   metrics.skipped = true;
-  const auto record = nlohmann::json::parse(step_json(facts(), counters_at(7), metrics, 0.5));
+  const auto record =
+      nlohmann::json::parse(step_json(facts(), counters_at(7), metrics, {.step = 0.5}));
   EXPECT_TRUE(record["lm_loss"].is_null());
   EXPECT_TRUE(record["grad_norm"].is_null());
   EXPECT_EQ(record["skipped"], true);
@@ -111,8 +112,8 @@ TEST(MetricsLog, StepRecordsAreJsonEvenWithNan) {
 
 TEST(MetricsLog, LossesSurviveTheirRecordToTheBit) {
   const double loss = 5.0 / 3.0;
-  const auto record =
-      nlohmann::json::parse(step_json(facts(), counters_at(1), metrics_with_loss(loss), 1));
+  const auto record = nlohmann::json::parse(
+      step_json(facts(), counters_at(1), metrics_with_loss(loss), {.step = 1}));
   EXPECT_EQ(record["lm_loss"].get<double>(), loss);
 }
 
@@ -124,8 +125,9 @@ TEST(MetricsLog, WritesOneRecordPerStepAndLinesAtTheInterval) {
   {
     MetricsLog log(facts(), {folder + "/metrics.jsonl", folder + "/tensorboard"}, out);
     for (int64_t step = 1; step <= 4; ++step)
-      log.step(counters_at(step), metrics_with_loss(1.0 * static_cast<double>(step)), 0.1);
-    log.validation(counters_at(4), {.loss = 2.0, .z_loss = 1.0, .tokens = 99});
+      log.step(counters_at(step), metrics_with_loss(1.0 * static_cast<double>(step)),
+               {.step = 0.1});
+    log.validation(counters_at(4), {.loss = 2.0, .z_loss = 1.0, .tokens = 99}, 0.25);
   }
   std::fclose(out);
   std::ifstream records(folder + "/metrics.jsonl");

@@ -41,15 +41,9 @@ inline void barrier_wait(uint64_t* barrier, uint32_t parity, PHALANX_EMULATOR_WH
 inline void async_proxy_fence(PHALANX_EMULATOR_WHERE) {
   emulator::fence_async_proxy({"async_proxy_fence", where});
 }
-inline void named_barrier_arrive(int id, int threads, PHALANX_EMULATOR_WHERE) {
-  emulator::named_barrier_arrive(id, threads, {"named_barrier", where});
-}
 
 // --- TMA ---
 
-inline void prefetch_tensor_map(const TensorMap& map, PHALANX_EMULATOR_WHERE) {
-  emulator::check_tensor_map(map.map, {"prefetch_tensor_map", where});
-}
 inline void tensor_load(void* shared, const TensorMap& map, int32_t column, int32_t row,
                         int32_t plane, uint64_t* barrier, PHALANX_EMULATOR_WHERE) {
   emulator::start_tensor_load(shared, map.map, std::array{column, row, plane}, barrier,
