@@ -12,7 +12,9 @@ struct CommandResult {
   std::string error;   // of standard error
 };
 
-/// The words as a person would type them, quoted where a shell needs it: for messages.
+/// The word as a shell reads it back: in single quotes where it must be.
+std::string shell_word(const std::string& word);
+/// The words as a person would type them, quoted where a shell needs it.
 std::string command_text(const std::vector<std::string>& words);
 
 /// The program called `name` on PATH (or `name` itself, if it has a slash); "" if there is none.

@@ -41,16 +41,19 @@ ReportTable point_table() {
         "data parallelism fills the rest",
         [](const PointResult& r) {
           return r.point.layout.empty() ? "as in the options" : r.point.layout;
-        }},
+        },
+        true},
        {"global_batch_size", "global batch", "sequences per step, all ranks together",
         [](const PointResult& r) { return std::to_string(r.point.global_batch_size); }},
-       {"state", "state", "done, running, queued, not queued, failed, or impossible (see below)",
-        [](const PointResult& r) { return std::string(enum_name(r.state)); }},
+       {"state", "state",
+        "done, running, queued, not queued; failed or impossible: reasons at the top of the page",
+        [](const PointResult& r) { return std::string(enum_name(r.state)); }, true},
        {"steps_measured", "steps measured",
         fmt::format("steps of the newest start behind its first {}, which warm up", kWarmupSteps),
         [](const PointResult& r) { return std::to_string(r.measures.steps); }},
        {"machines", "machines", "names of the nodes the point ran on",
-        [](const PointResult& r) { return fmt::format("{}", fmt::join(r.measures.nodes, " ")); }}}};
+        [](const PointResult& r) { return fmt::format("{}", fmt::join(r.measures.nodes, " ")); },
+        true}}};
 }
 
 ReportTable speed_table() {

@@ -38,7 +38,8 @@ struct SlurmNode {
   bool in_default_partition = false;
   int64_t cpus = 0;
   int64_t memory_mib = 0;
-  std::string state;  // "idle", "allocated", "down", "drained", ...; no flag characters
+  std::string state;    // "idle", "allocated", "down", "drained", ...; no flag characters
+  bool answers = true;  // to the controller
   int64_t time_limit_seconds = 0;  // of the partition; 0: none
   int64_t most_nodes = 0;          // of a job in the partition; 0: no limit
   std::string generic;             // "gpu:h100:8"; empty
@@ -51,7 +52,6 @@ struct SlurmNode {
 struct SbatchOptions {
   std::vector<std::string> excluded;  // nodes
   std::string dependency;             // "afterany:12"
-  std::vector<std::string> more;      // words as sbatch takes them
 };
 
 /// Every method throws UsageError if Slurm's command is not installed, and Error with the command,
@@ -59,6 +59,9 @@ struct SbatchOptions {
 class Slurm {
  public:
   virtual ~Slurm() = default;
+
+  /// Whether sbatch is on PATH.
+  virtual bool installed() const;
 
   /// sbatch --parsable: the job's id.
   std::string submit(const std::string& script, const SbatchOptions& options);

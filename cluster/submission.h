@@ -39,6 +39,8 @@ struct SubmissionRecord {
   std::string working_folder;               // relative paths of train_arguments are meant from here
   Launcher launcher = Launcher::automatic;  // the one taken
   std::string mpi_plugin;                   // of srun --mpi=
+  int64_t cpus_per_rank = 0;                // 0: Slurm's default
+  bool overcommit = false;                  // more ranks on a node than it has processors
   std::vector<std::string> jobs;            // ids, the newest last
 };
 

@@ -14,5 +14,7 @@ int run_evaluate(const Arguments& arguments);
 int run_generate(const Arguments& arguments);
 int run_info(const Arguments& arguments);
 int run_checkpoint(const Arguments& arguments);
+int run_submit(const Arguments& arguments);
+int run_supervise(const Arguments& arguments);
 
 }  // namespace phalanx

@@ -31,6 +31,8 @@ constexpr Command kCommands[] = {
     {"generate", "text from a run's model", phalanx::run_generate},
     {"checkpoint", "lists, checks, compares and rewrites checkpoints", phalanx::run_checkpoint},
     {"info", "parameters, FLOPs and memory of a model", phalanx::run_info},
+    {"submit", "queues a training run on a Slurm cluster", phalanx::run_submit},
+    {"supervise", "runs and restarts the ranks of a submitted job", phalanx::run_supervise},
     {"version", "the version", run_version},
 };
 

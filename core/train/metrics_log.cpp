@@ -166,12 +166,13 @@ void MetricsLog::validation(const TrainCounters& counters, const ValidationMetri
   const std::string rule(line.size() + 1, '-');
   print_line(rule + "\n" + line + "\n" + rule);
   const double perplexity = std::exp(metrics.loss);
-  write_record(fmt::format(R"({{"iteration": {}, "consumed_samples": {}, "validation_loss": {}, )"
-                           R"("validation_z_loss": {}, "validation_perplexity": {}, )"
-                           R"("validation_tokens": {}, "time": {:.6f}, "evaluation_seconds": {:.6f}}})",
-                           counters.step, counters.consumed_samples, json_number(metrics.loss),
-                           json_number(metrics.z_loss), json_number(perplexity), metrics.tokens,
-                           unix_seconds(), seconds));
+  write_record(
+      fmt::format(R"({{"iteration": {}, "consumed_samples": {}, "validation_loss": {}, )"
+                  R"("validation_z_loss": {}, "validation_perplexity": {}, )"
+                  R"("validation_tokens": {}, "time": {:.6f}, "evaluation_seconds": {:.6f}}})",
+                  counters.step, counters.consumed_samples, json_number(metrics.loss),
+                  json_number(metrics.z_loss), json_number(perplexity), metrics.tokens,
+                  unix_seconds(), seconds));
   const std::array<Scalar, 2> scalars{
       {{"lm loss validation", metrics.loss}, {"lm loss validation ppl", perplexity}}};
   write_scalars(counters.step, scalars);

@@ -307,6 +307,8 @@ TrainingResult Trainer::run(const std::string& config_ini) {
     finish(config_ini);
   } catch (const DivergedError& error) {
     save_diverged(error);
+  } catch (const FencedError&) {
+    throw;  // the ledger belongs to the start that took over
   } catch (const std::exception& error) {
     record_error(error.what());
     throw;

@@ -141,6 +141,12 @@ std::string Trainer::end_text() const {
 void Trainer::record_begin(const std::string& config_ini) {
   if (log_ == nullptr) return;
   const TrainingConfig& training = setup_.config.training;
+  ledger_->write("training_begin", {{"step", counters().step},
+                                    {"train_iters", training.train_iters},
+                                    {"ranks", groups_.world->size()},
+                                    {"startup_seconds", process_seconds()},
+                                    {"checkpoint", resumed_from_},
+                                    {"layout", layout_text(config_ini, groups_)}});
   log_->record("run",
                {{"ranks", groups_.world->size()},
                 {"nodes", places_.num_nodes()},
@@ -149,12 +155,6 @@ void Trainer::record_begin(const std::string& config_ini) {
                 {"peak_flops", peak_flops_},
                 {"flops_per_token", flops_per_token(setup_.config)},
                 {"tokens_per_step", training.global_batch_size * setup_.config.data.seq_length}});
-  ledger_->write("training_begin", {{"step", counters().step},
-                                    {"train_iters", training.train_iters},
-                                    {"ranks", groups_.world->size()},
-                                    {"startup_seconds", process_seconds()},
-                                    {"checkpoint", resumed_from_},
-                                    {"layout", layout_text(config_ini, groups_)}});
 }
 
 void Trainer::record_save(const SaveOutcome& save) {

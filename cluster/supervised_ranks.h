@@ -1,0 +1,44 @@
+// The launcher of the ranks as a child: its errors read along, signals of Slurm passed on.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "cluster/node_failures.h"
+
+namespace phalanx {
+
+/// Keeps SIGTERM, SIGINT and SIGUSR1 from ending this process, so that they can be taken one by
+/// one. To be made before anything is started, Slurm's signals may come at any time.
+class SignalInbox {
+ public:
+  SignalInbox();
+  ~SignalInbox();
+  SignalInbox(const SignalInbox&) = delete;
+  SignalInbox& operator=(const SignalInbox&) = delete;
+
+  /// Readable when a signal waits.
+  int descriptor() const { return descriptor_; }
+  /// The next waiting signal; 0 if none does.
+  int take();
+  /// Waits up to `seconds` for a SIGTERM.
+  bool wait_for_end(double seconds);
+
+ private:
+  int descriptor_;
+};
+
+struct RanksEnd {
+  int exit_code = 0;  // of the launcher
+  ErrorLines lines;
+  bool ended_by_slurm = false;  // SIGTERM came
+};
+
+/// Runs the launcher to its end. What it and the ranks write to standard error goes on to ours, in
+/// whole lines. Each signal is told to `on_signal` (its name) and passed on to the launcher as
+/// SIGUSR1, which srun and mpirun hand to every rank: at SIGTERM they would kill them instead.
+RanksEnd run_ranks(const std::vector<std::string>& words, SignalInbox& inbox,
+                   const std::function<void(const char*)>& on_signal);
+
+}  // namespace phalanx
