@@ -15,7 +15,7 @@ constexpr double kLeft = 52;
 constexpr double kRight = 14;
 constexpr double kTop = 12;
 constexpr double kBottom = 44;
-constexpr size_t kColours = 8;
+constexpr size_t kColours = 12;
 
 /// Values to a coordinate between `from` and `to`.
 struct Scale {
@@ -218,7 +218,7 @@ std::string bar_chart(const BarChart& chart) {
   for (size_t i = 0; i < chart.bars.size(); ++i) {
     const ChartBar& bar = chart.bars[i];
     const double y = kTop + kRow * static_cast<double>(i) + 16;
-    svg += label(kMargin, y - 4, "start", bar.label);
+    svg += label(kMargin + 4, y - 4, "start", bar.label);
     double begin = 0;
     for (size_t part = 0; part < bar.parts.size(); ++part) {
       const double end = begin + bar.parts[part];
@@ -226,7 +226,7 @@ std::string bar_chart(const BarChart& chart) {
         svg += fmt::format(
             "<rect class=\"fill s{}\" x=\"{:.2f}\" y=\"{:.1f}\" width=\"{:.2f}\" "
             "height=\"{:.0f}\"/>\n",
-            part % kColours, x(begin), y, x(end) - x(begin), kThick);
+            chart.colours[part] % kColours, x(begin), y, x(end) - x(begin), kThick);
       begin = end;
     }
     if (bar.mark) svg += stroke("mark", x(*bar.mark), y - 3, x(*bar.mark), y + kThick + 3);
@@ -235,14 +235,14 @@ std::string bar_chart(const BarChart& chart) {
   return svg + label(kWidth / 2, bottom + 36, "middle", chart.unit) + "</svg>\n";
 }
 
-std::string chart_legend(const std::vector<std::string>& names) {
+std::string chart_legend(const std::vector<std::pair<std::string, size_t>>& names) {
   std::string list = "<ul class=\"legend\">\n";
-  for (size_t i = 0; i < names.size(); ++i)
+  for (const auto& [name, colour] : names)
     list += fmt::format(
         "<li><svg viewBox=\"0 0 12 12\" aria-hidden=\"true\" "
         "xmlns=\"http://www.w3.org/2000/svg\"><rect class=\"fill s{}\" "
         "width=\"12\" height=\"12\" rx=\"2\"/></svg>{}</li>\n",
-        i % kColours, xml_text(names[i]));
+        colour % kColours, xml_text(name));
   return list + "</ul>\n";
 }
 

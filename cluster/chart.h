@@ -1,9 +1,10 @@
 // Charts as SVG text: a few lines over numbers, and bars of several parts. Colours come from the
-// page (classes s0 to s7, ink, grid), so that one picture serves light and dark pages.
+// page (classes s0 to s11, ink, grid), so that one picture serves light and dark pages.
 #pragma once
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace phalanx {
@@ -47,12 +48,13 @@ struct ChartBar {
 struct BarChart {
   std::string title;
   std::string unit;
-  std::vector<ChartBar> bars;  // all with as many parts
+  std::vector<ChartBar> bars;   // all with as many parts
+  std::vector<size_t> colours;  // of the parts
 };
 /// Bars lie; each has its label above it, so that long labels have room.
 std::string bar_chart(const BarChart& chart);
 
-/// Names beside the colours of lines or parts, as an HTML list.
-std::string chart_legend(const std::vector<std::string>& names);
+/// Names beside their colours, as an HTML list. Lines have the colours 0, 1, 2, ...
+std::string chart_legend(const std::vector<std::pair<std::string, size_t>>& names);
 
 }  // namespace phalanx

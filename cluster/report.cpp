@@ -44,8 +44,7 @@ std::string head(const StudyReport& report) {
 std::string cell(const PointResult& result, const ReportColumn& column,
                  const std::string& more_class = "") {
   const std::string text = column.text(result);
-  const bool number = text.empty() || text.find_first_not_of("0123456789.-") == std::string::npos;
-  std::string kind = number ? "" : "word";
+  std::string kind = column.words ? "word" : "";
   if (column.name == "state")
     for (const char c : " " + text) kind += c == ' ' && kind != "word" ? '-' : c;
   if (!more_class.empty()) kind += (kind.empty() ? "" : " ") + more_class;
@@ -66,7 +65,8 @@ std::string table_html(const ReportTable& table, const std::vector<PointResult>&
   std::string html = fmt::format(
       "<h2>{}</h2>\n<div class=\"wide\"><table>\n<thead><tr><th>point</th>", xml_text(table.title));
   for (const ReportColumn& column : table.columns)
-    html += fmt::format("<th>{}</th>", xml_text(column.heading));
+    html += fmt::format("<th{}>{}</th>", column.words ? " class=\"word\"" : "",
+                        xml_text(column.heading));
   html += "</tr></thead>\n<tbody>\n";
   for (const PointResult& result : results) {
     html += fmt::format("<tr><th>{}</th>", xml_text(result.point.name));
@@ -81,7 +81,8 @@ std::string bytes_html(const std::vector<PointResult>& results) {
   if (columns.empty()) return "";
   std::string html =
       "<h2>Bytes of a step</h2>\n<div class=\"wide\"><table>\n<thead><tr><th>point</th>"
-      "<th>group</th><th>operation</th><th>measured</th><th>predicted</th></tr></thead>\n<tbody>\n";
+      "<th class=\"word\">group</th><th "
+      "class=\"word\">operation</th><th>measured</th><th>predicted</th></tr></thead>\n<tbody>\n";
   for (const PointResult& result : results)
     for (const ByteColumns& item : columns) {
       const std::string measured = item.measured.text(result);

@@ -15,7 +15,7 @@ struct Picture {
   std::string title;
   std::string caption;
   std::string svg;
-  std::vector<std::string> legend{};
+  std::vector<std::pair<std::string, size_t>> legend{};
 };
 
 std::string figure(const Picture& picture) {
@@ -68,7 +68,7 @@ std::string speed_chart(const StudyReport& report) {
     ideal.points.push_back({nodes, rate, rate, rate});
   }
   chart.lines.push_back(ideal);
-  std::vector<std::string> names;
+  std::vector<std::pair<std::string, size_t>> names;
   for (const auto& [layout, points] : by_layout(report)) {
     ChartLine& line = chart.lines.emplace_back(ChartLine{.name = layout});
     for (const PointResult* point : points) {
@@ -76,7 +76,7 @@ std::string speed_chart(const StudyReport& report) {
       line.points.push_back(
           {static_cast<double>(point->point.nodes), rate.median, rate.p10, rate.p90});
     }
-    names.push_back(layout);
+    names.emplace_back(layout, names.size());
   }
   return figure({"Speed",
                  "Tokens per second of all ranks, median of the steps; band and strokes: the "
@@ -92,7 +92,7 @@ std::string efficiency_chart(const StudyReport& report) {
   ChartLine ideal{.name = "ideal", .dashed = true};
   for (const double nodes : chart.x.ticks) ideal.points.push_back({nodes, 100, 100, 100});
   chart.lines.push_back(ideal);
-  std::vector<std::string> names;
+  std::vector<std::pair<std::string, size_t>> names;
   for (const auto& [layout, points] : by_layout(report)) {
     ChartLine& line = chart.lines.emplace_back(ChartLine{.name = layout});
     for (const PointResult* point : points) {
@@ -101,7 +101,7 @@ std::string efficiency_chart(const StudyReport& report) {
       line.points.push_back({static_cast<double>(point->point.nodes), scale * rate.median,
                              scale * rate.p10, scale * rate.p90});
     }
-    names.push_back(layout);
+    names.emplace_back(layout, names.size());
   }
   return figure({"Efficiency",
                  fmt::format("Tokens per second and rank in percent of point {}; band and strokes: "
@@ -112,25 +112,38 @@ std::string efficiency_chart(const StudyReport& report) {
 
 using Parts = std::vector<std::pair<std::string, double>>;
 
-/// Named parts of every point as bars with one colour per name.
+/// The same colour for a group in every picture, whatever the others are.
+size_t colour_of(const std::string& name) {
+  const std::vector<std::string> order{"compute", "tp",   "dp_cp",     "pp",
+                                       "cp",      "ep",   "dp",        "world",
+                                       "data",    "save", "expert_tp", "expert_dp"};
+  const std::string exposed = "exposed ";
+  const std::string group = name == "bubble"            ? "pp"
+                            : name.starts_with(exposed) ? name.substr(exposed.size())
+                                                        : name;
+  return static_cast<size_t>(std::ranges::find(order, group) - order.begin());
+}
+
+/// Named parts of every point as bars.
 std::string stacked(const Picture& picture, const std::string& unit,
                     const std::vector<std::string>& labels, const std::vector<Parts>& parts,
                     const std::vector<std::optional<double>>& marks) {
   if (labels.empty()) return "";
-  std::vector<std::string> names;
-  for (const Parts& bar : parts)
-    for (const auto& [name, value] : bar)
-      if (std::ranges::find(names, name) == names.end()) names.push_back(name);
+  Picture result = picture;
   BarChart chart{.title = picture.title, .unit = unit};
+  std::map<std::string, size_t> place;  // of a name among the parts
+  for (const Parts& bar : parts)
+    for (const auto& [name, value] : bar) {
+      if (!place.emplace(name, place.size()).second) continue;
+      chart.colours.push_back(colour_of(name));
+      result.legend.emplace_back(name, chart.colours.back());
+    }
   for (size_t i = 0; i < labels.size(); ++i) {
-    ChartBar bar{.label = labels[i], .parts = std::vector<double>(names.size()), .mark = marks[i]};
-    for (const auto& [name, value] : parts[i])
-      bar.parts[static_cast<size_t>(std::ranges::find(names, name) - names.begin())] += value;
+    ChartBar bar{.label = labels[i], .parts = std::vector<double>(place.size()), .mark = marks[i]};
+    for (const auto& [name, value] : parts[i]) bar.parts[place[name]] += value;
     chart.bars.push_back(std::move(bar));
   }
-  Picture result = picture;
   result.svg = bar_chart(chart);
-  result.legend = names;
   return figure(result);
 }
 
@@ -161,7 +174,7 @@ std::string time_chart(const StudyReport& report) {
   return stacked({.title = "Time of a step",
                   .caption = "Mean step of rank 0: computing, communication of each group that "
                              "computing did not hide, waiting for other pipeline stages (bubble), "
-                             "for data and for checkpoints."},
+                             "for data, and (between steps) for checkpoints."},
                  "ms per step", labels, parts, std::vector<std::optional<double>>(labels.size()));
 }
 

@@ -11,14 +11,14 @@ inline constexpr char kReportStyle[] = R"(
   --page: #ffffff; --card: #f6f7f9; --ink: #1c2128; --soft: #59636e; --rule: #d5dae0;
   --good: #14703c; --bad: #b3261e; --wait: #7a5900;
   --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #b65a94; --c4: #c79000; --c5: #3fa2dc;
-  --c6: #6b5bb5; --c7: #777f88;
+  --c6: #6b5bb5; --c7: #777f88; --c8: #8c5a2b; --c9: #4b6a3a; --c10: #e39bb7; --c11: #2f4b7c;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #14171b; --card: #1d2126; --ink: #e6e9ed; --soft: #a2abb5; --rule: #3a424b;
     --good: #5fcf8f; --bad: #ff8a80; --wait: #e6bd55;
     --c0: #4ea8de; --c1: #f0894a; --c2: #3cc79a; --c3: #dd8fbf; --c4: #e5b93c; --c5: #8cd0f5;
-    --c6: #a598e8; --c7: #9aa2ab;
+    --c6: #a598e8; --c7: #9aa2ab; --c8: #c79a6b; --c9: #9dbf86; --c10: #f2bdd2; --c11: #8aa5dd;
   }
 }
 * { box-sizing: border-box; }
@@ -41,6 +41,8 @@ svg text { font: 12px system-ui, sans-serif; fill: var(--ink); }
   }
 .s0 { --c: var(--c0); } .s1 { --c: var(--c1); } .s2 { --c: var(--c2); } .s3 { --c: var(--c3); }
 .s4 { --c: var(--c4); } .s5 { --c: var(--c5); } .s6 { --c: var(--c6); } .s7 { --c: var(--c7); }
+.s8 { --c: var(--c8); } .s9 { --c: var(--c9); } .s10 { --c: var(--c10); }
+.s11 { --c: var(--c11); }
 .legend { list-style: none; margin: 6px 0 0; padding: 0; display: flex; flex-wrap: wrap;
   gap: 4px 14px;
   font-size: 13px; }
@@ -50,7 +52,9 @@ table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabu
 th, td { padding: 5px 10px; border-bottom: 1px solid var(--rule); text-align: right;
   white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
-th:first-child, td.word { text-align: left; } tbody th { color: var(--ink); font-weight: 600; }
+thead th { white-space: normal; }
+th:first-child, th.word, td.word { text-align: left; } tbody th { color: var(--ink);
+  font-weight: 600; }
 .done { color: var(--good); } .failed, .impossible { color: var(--bad); }
 .running, .queued, .not-queued { color: var(--wait); } .differs { color: var(--bad);
   font-weight: 700; }

@@ -41,16 +41,19 @@ ReportTable point_table() {
         "data parallelism fills the rest",
         [](const PointResult& r) {
           return r.point.layout.empty() ? "as in the options" : r.point.layout;
-        }},
+        },
+        true},
        {"global_batch_size", "global batch", "sequences per step, all ranks together",
         [](const PointResult& r) { return std::to_string(r.point.global_batch_size); }},
-       {"state", "state", "done, running, queued, not queued, failed, or impossible (see below)",
-        [](const PointResult& r) { return std::string(enum_name(r.state)); }},
+       {"state", "state",
+        "done, running, queued, not queued; failed or impossible: reasons at the top of the page",
+        [](const PointResult& r) { return std::string(enum_name(r.state)); }, true},
        {"steps_measured", "steps measured",
         fmt::format("steps of the newest start behind its first {}, which warm up", kWarmupSteps),
         [](const PointResult& r) { return std::to_string(r.measures.steps); }},
        {"machines", "machines", "names of the nodes the point ran on",
-        [](const PointResult& r) { return fmt::format("{}", fmt::join(r.measures.nodes, " ")); }}}};
+        [](const PointResult& r) { return fmt::format("{}", fmt::join(r.measures.nodes, " ")); },
+        true}}};
 }
 
 ReportTable speed_table() {
@@ -87,7 +90,8 @@ ReportTable speed_table() {
 std::set<std::string> exposed_groups(const std::vector<PointResult>& results) {
   std::set<std::string> groups;
   for (const PointResult& result : results)
-    for (const auto& [group, seconds] : result.measures.split.exposed) groups.insert(group);
+    for (const auto& [group, seconds] : result.measures.split.exposed)
+      if (seconds > 0) groups.insert(group);
   return groups;
 }
 
@@ -115,7 +119,10 @@ ReportTable time_table(const std::vector<PointResult>& results) {
        [](const PointResult& r) { return milliseconds(r.measures.split.bubble); }},
       {"data_ms", "data ms", "mean wait per step for the next batch",
        [](const PointResult& r) { return milliseconds(r.measures.split.data); }},
-      {"save_ms", "save ms", "mean time per step that training stood still for checkpoints",
+      {"save_ms", "save ms",
+       "mean time between two steps that training stood still for checkpoints; not part of the "
+       "step, "
+       "nor of tokens/s",
        [](const PointResult& r) { return milliseconds(r.measures.split.save); }},
       {"bubble_predicted_percent", "bubble predicted %",
        "part of a step that pipeline ranks idle by the schedule and the stages' FLOPs, messages "

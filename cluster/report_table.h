@@ -15,6 +15,7 @@ struct ReportColumn {
   std::string heading;     // in the page: "tokens/s"
   std::string definition;  // one line
   std::function<std::string(const PointResult&)> text;
+  bool words = false;  // no figures
 };
 
 /// Columns that stand in one table of the page.

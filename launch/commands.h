@@ -18,5 +18,6 @@ int run_submit(const Arguments& arguments);
 int run_status(const Arguments& arguments);
 int run_cancel(const Arguments& arguments);
 int run_supervise(const Arguments& arguments);
+int run_study_command(const Arguments& arguments);
 
 }  // namespace phalanx

@@ -66,6 +66,7 @@ std::unique_ptr<HangDoctor> watch_ranks(const RunConfig& config, const Ranks& ra
           all_have ? "is not the same folder on all nodes" : "is not to be used by every rank");
     return nullptr;
   }
+  prepare_native_stacks();
   const auto end_job = [alone = ranks.size == 1](int code) {
     if (alone) std::_Exit(code);
     MpiSession::abort(code);

@@ -90,7 +90,7 @@ int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
       backend->device() == Device::cuda || !config.training.cuda_graph,
       "cuda-graph records the work of a GPU, and this run's device is the cpu; leave it out");
   if (options.train.verify_layout) return verify_on_ranks(config, *backend, ranks);
-  prepare_native_stacks();  // after the backend, which says how many threads compute
+  prepare_worker_stacks();  // after the backend, which says how many threads compute
   ProcessGroups groups = make_device_process_groups(mesh, *backend, config.parallel.comm);
   stop_on_signals(config.checkpoint.exit_signals);
   std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its write, not our end

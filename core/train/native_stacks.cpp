@@ -41,6 +41,11 @@ int stack_signal() {
   return SIGRTMIN + 6;
 }
 
+std::atomic<bool>& handler_is_set() {
+  static std::atomic<bool> is_set{false};
+  return is_set;
+}
+
 /// In the thread's place: calls only what may be called there. backtrace has loaded its library
 /// when the handler was set.
 void note_stack(int, siginfo_t* info, void*) {
@@ -137,11 +142,16 @@ void prepare_native_stacks() {
   sigemptyset(&action.sa_mask);
   check(sigaction(stack_signal(), &action, nullptr) == 0, "cannot set a signal handler");
   give_handler_stack();
+  handler_is_set() = true;
+}
+
+void prepare_worker_stacks() {
 #pragma omp parallel
   give_handler_stack();
 }
 
 std::vector<ThreadStack> native_stacks(std::chrono::milliseconds patience) {
+  if (!handler_is_set()) return {};  // the signal would end the process
   const std::vector<int64_t> threads = other_threads();
   // Kept, because a thread may answer when nobody waits any more.
   static std::list<std::vector<Sample>> kept;

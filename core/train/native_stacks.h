@@ -16,13 +16,17 @@ struct ThreadStack {
   std::vector<std::string> frames;  // the innermost first: "phalanx::Trainer::step() +0x1a4"
 };
 
-/// To be called once per process, by its main thread, before it matters: sets the signal handler
-/// and gives this thread and OpenMP's of it stacks of their own for it, because matrix products of
-/// oneDNN use memory below the stack pointer, which a handler there would overwrite.
+/// Sets the signal handler and gives the calling thread, which is to be the main one, a stack of
+/// its own for it, because matrix products of oneDNN use memory below the stack pointer, which a
+/// handler there would overwrite.
 void prepare_native_stacks();
+/// The same for the threads of OpenMP that the calling thread computes with. Once their number is
+/// known.
+void prepare_worker_stacks();
 
 /// All threads but the calling one, the main thread first. Waits no longer than `patience` for
 /// their answers; names are looked up by the caller, outside the handler. One thread at a time.
+/// Empty before prepare_native_stacks.
 std::vector<ThreadStack> native_stacks(std::chrono::milliseconds patience);
 
 /// As lines for a file.

@@ -1,9 +1,10 @@
-"""A Slurm cluster of cluster/testbed for a test: brought up, used, taken down however the test ends.
+"""A Slurm cluster of cluster/testbed for a test: brought up, used, taken down whatever happens.
 
 Needs only the system's Python; what a run leaves on disk is read by tests/checkpoint/mpi_job.py.
 """
 import argparse
 import collections
+import json
 import os
 import pathlib
 import re
@@ -55,6 +56,13 @@ def wait_for(condition, what, timeout=PATIENCE):
         assert time.monotonic() < end, f"no {what} within {timeout} s"
         time.sleep(0.2)
     return value
+
+
+def json_lines(path):
+    """Objects of a file of JSON lines, such as metrics.jsonl, that may be being written: only whole
+    lines. Empty if there is no file."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
 
 
 class Testbed:
@@ -173,8 +181,7 @@ class Testbed:
                 continue
             rank = names.get(b"OMPI_COMM_WORLD_RANK", names.get(b"PMIX_RANK"))
             if (names.get(b"SLURM_CONF", b"").decode() == f"{self.folder}/slurm.conf"
-                    and arguments[0].endswith(b"phalanx") and b"train" in arguments[1:2]
-                    and rank is not None):
+                    and b"train" in arguments[1:2] and rank is not None):
                 found.append(Rank(int(rank), names.get(b"SLURMD_NODENAME", b"").decode(),
                                   int(entry.name)))
         return sorted(rank for rank in found if node is None or rank.node == f"node{node}")

@@ -140,7 +140,8 @@ def check_ended_ups(arguments):
     for number in (signal.SIGTERM, signal.SIGKILL):
         for seconds in (0.1, 0.25):
             with nothing_left(folder):
-                with subprocess.Popen([*base, "--until-exit", str(os.getpid()), "up", "3"], stdout=subprocess.DEVNULL,
+                with subprocess.Popen([*base, "--until-exit", str(os.getpid()), "up", "3"],
+                                      stdout=subprocess.DEVNULL,
                                       stderr=subprocess.DEVNULL) as process:
                     time.sleep(seconds)
                     process.send_signal(number)

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""`phalanx train` under sbatch and srun: on 2 and on 4 nodes it trains what one rank trains, bit for
-bit where the layout is the same; ranks that do not find each other stop and say both numbers.
+"""`phalanx train` under sbatch and srun: on 2 and on 4 nodes it trains what one rank trains, bit
+for bit where the layout is the same; ranks that do not find each other stop and say both numbers.
 
 usage: training_test.py PHALANX --folder FOLDER --port PORT
 """

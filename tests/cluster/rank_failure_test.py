@@ -1,0 +1,92 @@
+#!/usr/bin/python3
+"""One rank dies or stops: the job starts again by itself and ends bit for bit as one in which
+nothing happened. What stopped is named by rank and node.
+
+usage: rank_failure_test.py PHALANX --folder FOLDER --port PORT
+"""
+import os
+import re
+import signal
+import time
+
+import slurm_run
+import testbed
+from testbed import mpi_job
+
+STEPS = 40
+SAVES = ["--train-iters", str(STEPS), "--save-interval", "10"]
+HANG_TIMEOUT, PAUSE_SECONDS = 8, 5
+# Both wait at their 25th step, with time enough to do something to a rank. A resumed run has fewer
+# steps left than that.
+PAUSE = {"PHALANX_FAULT": "hang:step:25:0", "PHALANX_FAULT_SECONDS": str(PAUSE_SECONDS)}
+
+
+def paused_run(arguments, cluster, name, *options):
+    """A run that waits at its 25th step, on two nodes."""
+    run = slurm_run.Run(arguments, cluster, name, *SAVES, *options)
+    run.submit(**PAUSE)
+    return run
+
+
+def rank_of(run, number):
+    """The process of a rank once the run pauses."""
+    run.wait_for(lambda: "PHALANX_FAULT" in run.log(), "pause")
+    nodes = run.cluster.run("scontrol", "show", "hostnames", run.job()["NodeList"]).split()
+    ranks = [rank for rank in run.cluster.ranks() if rank.node in nodes]
+    assert [rank.rank for rank in ranks] == [0, 1], ranks
+    return ranks[number]
+
+
+def check_killed(run):
+    """SIGKILL of rank 1: the others end, and the job is queued again."""
+    rank = rank_of(run, 1)
+    os.kill(rank.pid, signal.SIGKILL)
+    end = run.wait_for_event("attempt_end")
+    assert rank.node in str(end), end
+    assert run.wait_for_event("decision")["action"] == "requeue"
+
+
+def check_stopped(run):
+    """SIGSTOP of rank 1: named within the deadline, with stacks, and the job is queued again."""
+    rank = rank_of(run, 1)
+    begin = time.monotonic()
+    os.kill(rank.pid, signal.SIGSTOP)
+    pattern = rf"phalanx: hang: .*\brank 1\b.*\b{rank.node}\b"
+    run.wait_for(lambda: re.search(pattern, run.log()), f"sentence like {pattern}")
+    seconds = time.monotonic() - begin
+    print(f"named {seconds:.1f} s after SIGSTOP: {re.search(pattern, run.log())[0]}")
+    # The pause, the deadline, and time to make sure: three heartbeats of a quarter of it.
+    assert seconds <= PAUSE_SECONDS + 3 * HANG_TIMEOUT, seconds
+    end = run.wait_for_event("attempt_end")
+    assert end["exit_code"] == 74, end
+    assert run.wait_for_event("decision")["action"] == "requeue"
+    stacks = run.folder / "ranks" / "rank_00000.stacks"
+    assert "MPI" in stacks.read_text(), stacks.read_text()
+
+
+def check_end(run, reference):
+    """It went on from a checkpoint and ended like the run that was left alone."""
+    run.wait_for_end()
+    assert run.job()["Restarts"] == "1", run.said()
+    assert run.resumes() == [None, 20], run.resumes()
+    run.check_all_readable()
+    mpi_job.check_same_end(run.folder, reference.folder, STEPS)
+    assert mpi_job.losses(run.folder) == mpi_job.losses(reference.folder)
+
+
+def main():
+    arguments = testbed.test_arguments(__doc__)
+    with testbed.Testbed(4, arguments.port) as cluster:
+        killed = paused_run(arguments, cluster, "killed")
+        stopped = paused_run(arguments, cluster, "stopped", "--hang-timeout", str(HANG_TIMEOUT))
+        reference = slurm_run.Run(arguments, cluster, "reference", *SAVES)
+        alone = reference.start_alone()
+        check_killed(killed)
+        check_stopped(stopped)
+        alone.end(mpi_job.DONE)
+        check_end(killed, reference)
+        check_end(stopped, reference)
+
+
+if __name__ == "__main__":
+    main()
