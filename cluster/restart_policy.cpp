@@ -51,6 +51,14 @@ std::string slurm_cause(const EndFacts& facts, const ErrorLines& lines, bool req
   return facts.ended_by_slurm && ends ? cause::kCancelled : "";
 }
 
+/// Whether the signal that came was Slurm's, ahead of the time limit.
+bool warned_of_limit(const EndFacts& facts) {
+  constexpr int64_t kGranularity = 90;  // Slurm sends it up to a minute early; saving takes time
+  return facts.warned && facts.job && facts.job->time_limit_seconds > 0 &&
+         facts.job->time_limit_seconds - facts.job->run_seconds <=
+             facts.warning_seconds + kGranularity;
+}
+
 std::string rank_cause(int exit_code, const EndFacts& facts, const ErrorLines& lines) {
   switch (exit_code) {
     case kExitDiverged:
@@ -58,7 +66,8 @@ std::string rank_cause(int exit_code, const EndFacts& facts, const ErrorLines& l
     case kExitHung:
       return cause::kHang;
     case kExitStopped:
-      return facts.stop_reason == "duration" ? cause::kTimeLimit : cause::kSignal;
+      return facts.stop_reason == "duration" || warned_of_limit(facts) ? cause::kTimeLimit
+                                                                       : cause::kSignal;
     default:
       break;
   }
@@ -145,6 +154,7 @@ AttemptEnd judge_end(const EndFacts& facts, const ErrorLines& lines) {
   AttemptEnd end{.exit_code = code,
                  .cause = cause_of(code, requeued, facts, lines),
                  .slurm_requeues = requeued,
+                 .hopeless = code == kExitDiverged && !facts.updated,
                  .text = lines.text()};
   const bool broke = end.cause == cause::kNodeFailure || end.cause == cause::kRankCrash ||
                      end.cause == cause::kHang;
@@ -203,6 +213,11 @@ Decision decide_restart(const Records& ledger, const AttemptEnd& end, const Rest
     return {Action::end, "a later start of the run owns its folder", {}};
   if (end.cause == cause::kStopFile) return {Action::end, "the run folder has a file STOP", {}};
   if (end.cause == cause::kCancelled) return {Action::end, "the job was cancelled", {}};
+  if (end.hopeless)
+    return {Action::end,
+            "loss or gradient was not finite from the first step on: another start "
+            "would not get further",
+            {}};
   if (end.slurm_requeues)
     return {Action::requeue, "Slurm has queued it again by itself: " + end.cause, {}};
   if (two_restarts_without_progress(ledger))

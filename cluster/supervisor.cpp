@@ -209,22 +209,26 @@ class Supervisor {
     return words;
   }
 
-  /// Why the trainer itself says it ended, in this start.
-  std::string stop_reason() const {
-    std::string reason;
+  /// What the trainer itself wrote about the end of this start; an empty record if nothing.
+  Record training_end() const {
+    Record end = Record::object();
     for (const Record& record : read_ledger(run_dir_)) {
-      if (is_event(record, "attempt_begin")) reason.clear();
-      if (is_event(record, "training_end")) reason = text_in(record, "reason");
+      if (is_event(record, "attempt_begin")) end = Record::object();
+      if (is_event(record, "training_end")) end = record;
     }
-    return reason;
+    return end;
   }
 
   AttemptEnd finish(const RanksEnd& ranks) {
+    const Record told = training_end();
     const EndFacts facts{
         .launcher_exit_code = ranks.exit_code,
-        .stop_reason = stop_reason(),
+        .stop_reason = text_in(told, "reason"),
+        .updated = integer_in(told, "updates", 1) > 0,
         .stop_file = std::filesystem::exists(stop_file_path(run_dir_)),
         .ended_by_slurm = ranks.ended_by_slurm,
+        .warned = ranks.warned,
+        .warning_seconds = submission_.warning_seconds,
         .job = ask([&] { return slurm_.job(job_); }),
         .restarts = restarts_,
         .nodes = used_,
