@@ -174,7 +174,7 @@ std::string time_chart(const StudyReport& report) {
   return stacked({.title = "Time of a step",
                   .caption = "Mean step of rank 0: computing, communication of each group that "
                              "computing did not hide, waiting for other pipeline stages (bubble), "
-                             "for data and for checkpoints."},
+                             "for data, and (between steps) for checkpoints."},
                  "ms per step", labels, parts, std::vector<std::optional<double>>(labels.size()));
 }
 

@@ -52,7 +52,9 @@ table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabu
 th, td { padding: 5px 10px; border-bottom: 1px solid var(--rule); text-align: right;
   white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
-th:first-child, th.word, td.word { text-align: left; } tbody th { color: var(--ink); font-weight: 600; }
+thead th { white-space: normal; }
+th:first-child, th.word, td.word { text-align: left; } tbody th { color: var(--ink);
+  font-weight: 600; }
 .done { color: var(--good); } .failed, .impossible { color: var(--bad); }
 .running, .queued, .not-queued { color: var(--wait); } .differs { color: var(--bad);
   font-weight: 700; }

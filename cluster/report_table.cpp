@@ -90,7 +90,8 @@ ReportTable speed_table() {
 std::set<std::string> exposed_groups(const std::vector<PointResult>& results) {
   std::set<std::string> groups;
   for (const PointResult& result : results)
-    for (const auto& [group, seconds] : result.measures.split.exposed) groups.insert(group);
+    for (const auto& [group, seconds] : result.measures.split.exposed)
+      if (seconds > 0) groups.insert(group);
   return groups;
 }
 
@@ -118,7 +119,10 @@ ReportTable time_table(const std::vector<PointResult>& results) {
        [](const PointResult& r) { return milliseconds(r.measures.split.bubble); }},
       {"data_ms", "data ms", "mean wait per step for the next batch",
        [](const PointResult& r) { return milliseconds(r.measures.split.data); }},
-      {"save_ms", "save ms", "mean time per step that training stood still for checkpoints",
+      {"save_ms", "save ms",
+       "mean time between two steps that training stood still for checkpoints; not part of the "
+       "step, "
+       "nor of tokens/s",
        [](const PointResult& r) { return milliseconds(r.measures.split.save); }},
       {"bubble_predicted_percent", "bubble predicted %",
        "part of a step that pipeline ranks idle by the schedule and the stages' FLOPs, messages "

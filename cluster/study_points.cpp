@@ -152,6 +152,7 @@ class Expansion {
                      [](const auto& a, const auto& b) { return a.first < b.first; });
     int64_t found = 0;
     for (const auto& [cost, layout] : ranked) {
+      if (!fits(bare_point(nodes, layout))) continue;
       StudyPoint point = make_point(nodes, layout);
       if (!point.problems.empty()) continue;
       points_.push_back(std::move(point));
@@ -159,6 +160,14 @@ class Expansion {
     }
     if (found > 0) return;
     points_.push_back(make_point(nodes, ranked.empty() ? "tp1 pp1" : ranked.front().second));
+  }
+
+  /// Asked beforehand, because the whole check looks for options that do when it finds too little.
+  bool fits(const StudyPoint& point) {
+    if (needs_.bytes_per_rank == 0) return true;
+    const RunConfig config = with_vocabulary(needs_.configuration(point.arguments));
+    const MemoryNeeds needs = measure_memory(config, point.ranks, Device::cpu).first;
+    return needs.on_device() <= needs_.bytes_per_rank;
   }
 
   /// Without the checks that need a configuration.

@@ -35,6 +35,8 @@ struct StudyNeeds {
   std::function<RunConfig(const std::vector<std::string>&)> configuration;
   /// Why a point cannot run, one sentence each: layout, memory, partition.
   std::function<std::vector<std::string>(const StudyPoint&, const RunConfig&)> problems;
+  /// Memory that a rank may take on the CPU; 0: not known. `auto` leaves out what needs more.
+  int64_t bytes_per_rank = 0;
 };
 
 /// "1,2,4" ascending. Throws UsageError if that is no list of different numbers of at least 1.

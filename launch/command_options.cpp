@@ -1,6 +1,7 @@
 // The names of all options of all subcommands, gathered by the same visitor.
 #include "launch/command_options.h"
 
+#include "cluster/study_options.h"
 #include "cluster/submit_options.h"
 #include "data/prepare.h"
 #include "launch/options.h"
@@ -19,7 +20,8 @@ std::vector<std::string> names_of(Configs... configs) {
 
 std::vector<std::string> every_option_name() {
   return names_of(RunConfig(), SourceOptions(), TrainOptions(), LoadOptions(), InfoOptions(),
-                  GenerationOptions(), PrepareConfig(), TokenizerTraining(), SubmitOptions());
+                  GenerationOptions(), PrepareConfig(), TokenizerTraining(), SubmitOptions(),
+                  StudyOptions());
 }
 
 }  // namespace phalanx

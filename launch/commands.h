@@ -16,5 +16,6 @@ int run_info(const Arguments& arguments);
 int run_checkpoint(const Arguments& arguments);
 int run_submit(const Arguments& arguments);
 int run_supervise(const Arguments& arguments);
+int run_study_command(const Arguments& arguments);
 
 }  // namespace phalanx

@@ -30,6 +30,7 @@ constexpr Command kCommands[] = {
     {"evaluate", "loss and perplexity of a run on held-out data", phalanx::run_evaluate},
     {"generate", "text from a run's model", phalanx::run_generate},
     {"checkpoint", "lists, checks, compares and rewrites checkpoints", phalanx::run_checkpoint},
+    {"study", "how a run scales over nodes and layouts, as a report", phalanx::run_study_command},
     {"info", "parameters, FLOPs and memory of a model", phalanx::run_info},
     {"submit", "queues a training run on a Slurm cluster", phalanx::run_submit},
     {"supervise", "runs and restarts the ranks of a submitted job", phalanx::run_supervise},
