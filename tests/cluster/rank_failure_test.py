@@ -47,7 +47,7 @@ def check_killed(run, rank):
 def check_stopped(run, rank, begin):
     """After SIGSTOP of a rank: it is named within the deadline, with stacks of the others, and the
     job is queued again."""
-    pattern = rf"phalanx: hang: .*\brank 1\b.*\b{rank.node}\b"
+    pattern = rf"phalanx: hang: .*\brank 1\b.*\b{rank.node}\b.*"
     run.wait_for(lambda: re.search(pattern, run.log()), f"sentence like {pattern}")
     seconds = time.monotonic() - begin
     print(f"named {seconds:.1f} s after SIGSTOP: {re.search(pattern, run.log())[0]}")
