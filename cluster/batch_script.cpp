@@ -51,15 +51,28 @@ std::string job_name(const BatchScript& script) {
   return name.empty() ? "phalanx" : name;
 }
 
+void add_tasks(Lines& lines, const BatchScript& script) {
+  const SubmitOptions& options = script.options;
+  int64_t cpus = script.cpus_per_rank;
+  if (options.least_nodes() == options.nodes) {
+    lines.option("ntasks-per-node", std::to_string(options.ranks_per_node));
+  } else {
+    lines.remark(
+        "A task stands for a node and all its ranks: of a range of nodes Slurm gives no more");
+    lines.remark("than a number of tasks needs.");
+    if (!script.overcommit) cpus *= options.ranks_per_node;
+  }
+  if (cpus > 0) lines.option("cpus-per-task", std::to_string(cpus));
+  if (script.overcommit) lines.option("overcommit");
+}
+
 void add_resources(Lines& lines, const BatchScript& script) {
   const SubmitOptions& options = script.options;
   const int64_t least = options.least_nodes();
   lines.option("job-name", job_name(script));
   lines.option("nodes", least == options.nodes ? std::to_string(options.nodes)
                                                : fmt::format("{}-{}", least, options.nodes));
-  lines.option("ntasks-per-node", std::to_string(options.ranks_per_node));
-  if (script.cpus_per_rank > 0) lines.option("cpus-per-task", std::to_string(script.cpus_per_rank));
-  if (script.overcommit) lines.option("overcommit");
+  add_tasks(lines, script);
   if (options.gpus_per_node > 0) lines.option("gres", fmt::format("gpu:{}", options.gpus_per_node));
   lines.option("mem", options.memory);
   lines.option("time", options.time);

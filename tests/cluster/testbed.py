@@ -181,8 +181,7 @@ class Testbed:
                 continue
             rank = names.get(b"OMPI_COMM_WORLD_RANK", names.get(b"PMIX_RANK"))
             if (names.get(b"SLURM_CONF", b"").decode() == f"{self.folder}/slurm.conf"
-                    and arguments[0].endswith(b"phalanx") and b"train" in arguments[1:2]
-                    and rank is not None):
+                    and b"train" in arguments[1:2] and rank is not None):
                 found.append(Rank(int(rank), names.get(b"SLURMD_NODENAME", b"").decode(),
                                   int(entry.name)))
         return sorted(rank for rank in found if node is None or rank.node == f"node{node}")
