@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <limits>
 
@@ -12,6 +13,7 @@
 #include "core/train/memory_options.h"
 #include "core/train/node_name.h"
 #include "core/train/peak_flops.h"
+#include "core/train/preflight.h"
 #include "core/train/stop_flag.h"
 #include "core/train/weights_file.h"
 #include "kernels/base/log.h"
@@ -119,7 +121,15 @@ void Trainer::allocate() {
   const double given = config.training.peak_tflops * kTera;
   const int64_t room = backend_.device() == Device::cpu ? std::numeric_limits<int64_t>::max()
                                                         : memory_.block() - memory_.workspace;
-  peak_flops_ = given > 0 ? given : measure_peak_flops(backend_, plan.dtype, room);
+  const bool tests = wants_preflight(config.training.preflight, groups_.world->size(),
+                                     std::getenv("SLURM_JOB_ID"));
+  if (tests) groups_.world->barrier();  // all compute at the same time
+  const double measured = tests || given == 0 ? measure_peak_flops(backend_, plan.dtype, room) : 0;
+  peak_flops_ = given > 0 ? given : measured;
+  if (tests)
+    preflight_ =
+        run_preflight(backend_, *groups_.world, places_,
+                      {.peak_flops = measured, .room = room, .run_dir = config.training.run_dir});
   const GradientBuffer::Options options = gradient_options(stage_, config.parallel);
   store_.allocate(backend_, plan.dtype, options.units);
   gradients_ = std::make_unique<GradientBuffer>(store_, backend_, groups_, options);
@@ -301,6 +311,7 @@ void Trainer::finish(const std::string& config_ini) {
 TrainingResult Trainer::run(const std::string& config_ini) {
   resume(config_ini);
   open_logs(config_ini);
+  record_preflight();
   record_begin(config_ini);
   try {
     train();

@@ -138,6 +138,13 @@ std::string Trainer::end_text() const {
   return {};
 }
 
+void Trainer::record_preflight() {
+  if (log_ == nullptr || !preflight_) return;
+  const std::vector<std::string> outliers = preflight_outliers(*preflight_);
+  log_->message(preflight_table(*preflight_, outliers));
+  ledger_->write("preflight", preflight_json(*preflight_, outliers));
+}
+
 void Trainer::record_begin(const std::string& config_ini) {
   if (log_ == nullptr) return;
   const TrainingConfig& training = setup_.config.training;
