@@ -137,15 +137,14 @@ def alone(arguments):
 
 def slow(arguments):
     """Now one, now the other rank holds the run up, longer than the deadline in all."""
-    faults = [f"hang:{moment}:{count}:{count % 2}" for count in (1, 2) for moment in
-              ("step", "evaluate")] + ["hang:data:1:1"]
+    faults = ["hang:data:1:1", "hang:step:1:0", "hang:step:2:1", "hang:evaluate:1:0"]
     program = mpi_job.program_of(arguments, "slow", *options("--train-iters", "4"),
                                  "--eval-interval", "2", "--eval-iters", "2")
     began = time.monotonic()
     text = program.run(PHALANX_FAULT=",".join(faults), PHALANX_FAULT_SECONDS=str(TIMEOUT - 1))
     seconds = time.monotonic() - began
     assert text.count("PHALANX_FAULT") == len(faults), text
-    assert seconds > 3 * TIMEOUT, f"{seconds:.1f} s"
+    assert seconds > 2 * TIMEOUT, f"{seconds:.1f} s"
     assert not hang_lines(text) and not list((program.folder / "ranks").glob("hang_*"))
     assert sorted(path.name for path in (program.folder / "ranks").iterdir()) == [
         "rank_00000.flight", "rank_00001.flight"]
@@ -180,7 +179,7 @@ def main():
     cases = [stopped, slow, waits_for_one_that_works, in_a_step, in_a_file, in_an_evaluation,
              in_the_data, alone, off]
     # Side by side, because they mostly wait.
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    with concurrent.futures.ThreadPoolExecutor(len(cases)) as pool:
         futures = {case: pool.submit(case, arguments) for case in cases}
     failures = {case.__name__: future.exception() for case, future in futures.items()
                 if future.exception()}
