@@ -16,6 +16,7 @@
 #include "core/train/preflight.h"
 #include "core/train/stop_flag.h"
 #include "core/train/weights_file.h"
+#include "kernels/base/flight_recorder.h"
 #include "kernels/base/log.h"
 
 namespace phalanx {
@@ -82,6 +83,8 @@ BatchPlan Trainer::train_plan(int64_t order_samples) const {
 }
 
 void Trainer::open_data() {
+  const FlightRange opening(flight_entry(FlightKind::phase, "open the data"));
+  fault_moment("data", groups_.world->rank());
   const RunConfig& config = setup_.config;
   BatchPlan plan = train_plan(order_samples_);
   loader_ = make_batch_loader(config.data, DataSplit::train, plan, setup_.vocabulary);
@@ -114,6 +117,7 @@ PipelineQuestion Trainer::pipeline_question() const {
 }
 
 void Trainer::allocate() {
+  const FlightRange allocating(flight_entry(FlightKind::phase, "allocate and initialise"));
   const RunConfig& config = setup_.config;
   const MemoryQuestion plan = memory_question();
   backend_.reserve(memory_.block());
@@ -162,6 +166,7 @@ void Trainer::allocate() {
 }
 
 void Trainer::resume(const std::string& config_ini) {
+  const FlightRange resuming(flight_entry(FlightKind::phase, "resume"));
   checkpoints_ = std::make_unique<RunCheckpoints>(
       RunIdentity{.config = setup_.config,
                   .config_ini = config_ini,
@@ -193,6 +198,7 @@ void Trainer::reorder_data(const ResumePoint& point) {
 }
 
 void Trainer::step() {
+  flight_step(counters().step + 1);
   bubble_.begin_step();
   if (communication_) communication_->take();  // what an evaluation moved is not the step's
   clock_.begin_step();

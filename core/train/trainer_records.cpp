@@ -10,6 +10,7 @@
 #include "core/run_files.h"
 #include "core/train/config_changes.h"
 #include "core/train/trainer.h"
+#include "kernels/base/flight_recorder.h"
 
 namespace phalanx {
 namespace {
@@ -77,6 +78,7 @@ std::string Trainer::describe(const DeviceMesh& mesh) const {
 
 void Trainer::open_logs(const std::string& config_ini) {
   if (!is_first_rank()) return;
+  const FlightRange opening(flight_entry(FlightKind::phase, "open the logs"));
   const TrainingConfig& training = setup_.config.training;
   std::filesystem::create_directories(training.run_dir);
   // Weights of an earlier run must not be taken for this one's before this one has written its own.
