@@ -4,6 +4,8 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "cluster/chart.h"
 #include "cluster/external_command.h"
 #include "cluster/report_style.h"
@@ -61,7 +63,12 @@ std::string definitions(const std::vector<ReportColumn>& columns) {
   return text + "</dl>\n";
 }
 
-std::string table_html(const ReportTable& table, const std::vector<PointResult>& results) {
+/// Without the columns that no point has a figure for.
+std::string table_html(ReportTable table, const std::vector<PointResult>& results) {
+  std::erase_if(table.columns, [&](const ReportColumn& column) {
+    return std::ranges::all_of(results, [&](const auto& r) { return column.text(r).empty(); });
+  });
+  if (table.columns.empty()) return "";
   std::string html = fmt::format(
       "<h2>{}</h2>\n<div class=\"wide\"><table>\n<thead><tr><th>point</th>", xml_text(table.title));
   for (const ReportColumn& column : table.columns)

@@ -131,16 +131,18 @@ std::string stacked(const Picture& picture, const std::string& unit,
   if (labels.empty()) return "";
   Picture result = picture;
   BarChart chart{.title = picture.title, .unit = unit};
-  std::map<std::string, size_t> place;  // of a name among the parts
+  std::map<size_t, std::string> names;  // by colour, which is the parts' order too
   for (const Parts& bar : parts)
-    for (const auto& [name, value] : bar) {
-      if (!place.emplace(name, place.size()).second) continue;
-      chart.colours.push_back(colour_of(name));
-      result.legend.emplace_back(name, chart.colours.back());
-    }
+    for (const auto& [name, value] : bar) names.emplace(colour_of(name), name);
+  for (const auto& [colour, name] : names) {
+    chart.colours.push_back(colour);
+    result.legend.emplace_back(name, colour);
+  }
   for (size_t i = 0; i < labels.size(); ++i) {
-    ChartBar bar{.label = labels[i], .parts = std::vector<double>(place.size()), .mark = marks[i]};
-    for (const auto& [name, value] : parts[i]) bar.parts[place[name]] += value;
+    ChartBar bar{.label = labels[i], .parts = std::vector<double>(names.size()), .mark = marks[i]};
+    for (const auto& [name, value] : parts[i])
+      bar.parts[static_cast<size_t>(std::distance(names.begin(), names.find(colour_of(name))))] +=
+          value;
     chart.bars.push_back(std::move(bar));
   }
   result.svg = bar_chart(chart);
@@ -160,15 +162,15 @@ std::string time_chart(const StudyReport& report) {
     if (!measured(result)) continue;
     const TimeSplit& split = result.measures.split;
     Parts& bar = parts.emplace_back();
+    // What would be no wider than a hair only fills the legend.
     const auto add = [&](const std::string& name, std::optional<double> seconds) {
-      if (seconds) bar.emplace_back(name, 1e3 * *seconds);
+      if (seconds.value_or(0) > 1e-3 * split.step) bar.emplace_back(name, 1e3 * *seconds);
     };
     add("compute", split.compute);
-    for (const auto& [group, seconds] : split.exposed)
-      if (seconds > 0) add("exposed " + group, seconds);
+    for (const auto& [group, seconds] : split.exposed) add("exposed " + group, seconds);
     add("bubble", split.bubble);
     add("data", split.data);
-    if (split.save.value_or(0) > 0) add("save", split.save);
+    add("save", split.save);
     labels.push_back(label_of(result));
   }
   return stacked({.title = "Time of a step",

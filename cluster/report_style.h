@@ -26,7 +26,7 @@ body { margin: 0 auto; max-width: 1080px; padding: 24px 16px 48px; background: v
   color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 36px 0 8px; }
 p, dl { margin: 6px 0; max-width: 78ch; } .soft { color: var(--soft); }
-.pictures { display: grid; gap: 16px;
+.pictures { display: grid; gap: 16px; margin-top: 20px;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
 figure { margin: 0; padding: 12px; background: var(--card); border-radius: 8px;
   break-inside: avoid; }
