@@ -164,7 +164,12 @@ int report_only(const StudyOptions& options) {
   check_usage(!options.study_dir.empty(), "study-dir is empty: name the study's folder");
   Slurm slurm;
   const Study study = read_study(std::filesystem::absolute(options.study_dir).string());
-  return conclude(gather_study(study, slurm.installed() ? &slurm : nullptr));
+  try {
+    return conclude(gather_study(study, &slurm));
+  } catch (const Error& error) {
+    fmt::print(stderr, "phalanx: what became of the jobs is not known: {}\n", error.what());
+    return conclude(gather_study(study, nullptr));
+  }
 }
 
 }  // namespace
