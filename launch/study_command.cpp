@@ -35,7 +35,8 @@ constexpr char kUsage[] =
     "leaves the\n"
     "jobs queued; the same command again goes on: finished points are not run again.\n"
     "Unless given behind --: --train-iters 23 (the first 3 steps are not measured), "
-    "--save-interval 0 and\n--eval-interval 0.\n"
+    "--save-interval 0,\n--eval-interval 0 and --lr-decay-iters 1000000 (so that any warm-up "
+    "fits).\n"
     "Ends with 0 when every point that can run is done, 1 when some are not, 2 when the options "
     "are wrong.";
 
