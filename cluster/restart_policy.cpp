@@ -91,6 +91,7 @@ std::string cause_of(int exit_code, bool requeued, const EndFacts& facts, const 
 struct Start {
   RunProgress begin;
   RunProgress end;
+  bool told = false;  // it wrote its end
 };
 
 RunProgress progress_in(const Record& record) {
@@ -106,7 +107,8 @@ std::vector<Start> starts_of(const Records& ledger) {
     const bool begins = is_event(record, "attempt_begin");
     if (!begins && !is_event(record, "attempt_end")) continue;
     // A start whose end was not written came as far as the next one found.
-    if (!starts.empty()) starts.back().end = progress_in(record);
+    if (!starts.empty() && !starts.back().told)
+      starts.back() = {starts.back().begin, progress_in(record), !begins};
     if (begins) starts.push_back({progress_in(record), progress_in(record)});
   }
   return starts;

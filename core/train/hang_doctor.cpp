@@ -151,6 +151,7 @@ class HangDoctor::Ward {
       if (role == announced) end_as_patient();
       if (role == doctor && Clock::now() >= next_look_) examine();
     }
+    incident_.withdraw();
   }
 
   void alive() { doctor_seen_ = Clock::now(); }
@@ -166,9 +167,10 @@ class HangDoctor::Ward {
     const auto left = std::chrono::duration_cast<milliseconds>(time_left(ranks, times_.timeout));
     // Whose record cannot be read may be at work: it is given twice the time.
     const bool wait_for_unread = unread && stalled_.load() < 2 * times_.timeout;
-    next_look_ = Clock::now() + std::max(left, times_.heartbeat);
+    // Not later, because a rank may have died since.
+    next_look_ = Clock::now() + std::clamp(left, times_.heartbeat, 2 * times_.silence);
     if (left.count() > 0 || wait_for_unread || stalled_.load() < times_.timeout) return;
-    end_as_doctor(ranks);
+    if (pause(milliseconds(0))) end_as_doctor(ranks);
   }
 
   /// Records of others must end nobody. The checkpoints' fence decides who of the two goes on.
