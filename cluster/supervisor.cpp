@@ -74,16 +74,24 @@ class Supervisor {
     begin(count);
     const std::vector<std::string> words = command(count);
     log_info("supervise: {}", command_text(words));
-    const RanksEnd ranks = run_ranks(words, inbox_, [&](const char* name) {
-      ledger_.write("signal", {{"attempt", attempt_}, {"signal", name}});
-      log_info("supervise: {} came: the ranks are told to save and stop", name);
-    });
+    const RanksEnd ranks = run_ranks(words, inbox_,
+                                     {.on_signal = [&](const char* name) { pass_on(name); },
+                                      .is_ending =
+                                          [&] {
+                                            const auto job = ask([&] { return slurm_.job(job_); });
+                                            return !job || job->state != "RUNNING";
+                                          }});
     const AttemptEnd end = finish(ranks);
     act(decide(end));
     return end.exit_code;
   }
 
  private:
+  void pass_on(const char* signal) {
+    ledger_.write("signal", {{"attempt", attempt_}, {"signal", signal}});
+    log_info("supervise: {} came: the ranks are told to save and stop", signal);
+  }
+
   void end_here(const std::string& reason) {
     log_info("supervise: the run does not start: {}", reason);
     ledger_.write("decision",
