@@ -221,18 +221,17 @@ class Supervisor {
 
   AttemptEnd finish(const RanksEnd& ranks) {
     const Record told = training_end();
-    const EndFacts facts{
-        .launcher_exit_code = ranks.exit_code,
-        .stop_reason = text_in(told, "reason"),
-        .updated = integer_in(told, "updates", 1) > 0,
-        .stop_file = std::filesystem::exists(stop_file_path(run_dir_)),
-        .ended_by_slurm = ranks.ended_by_slurm,
-        .warned = ranks.warned,
-        .warning_seconds = submission_.warning_seconds,
-        .job = ask([&] { return slurm_.job(job_); }),
-        .restarts = restarts_,
-        .nodes = used_,
-        .nodes_out = ranks.exit_code == 0 ? std::vector<std::string>() : nodes_out(used_)};
+    const EndFacts facts{.launcher_exit_code = ranks.exit_code,
+                         .stop_reason = text_in(told, "reason"),
+                         .updated = integer_in(told, "updates", 1) > 0,
+                         .stop_file = std::filesystem::exists(stop_file_path(run_dir_)),
+                         .ended_by_slurm = ranks.ended_by_slurm,
+                         .warned = ranks.warned,
+                         .warning_seconds = submission_.warning_seconds,
+                         .job = ask([&] { return slurm_.job(job_); }),
+                         .restarts = restarts_,
+                         .nodes = used_,
+                         .nodes_out = nodes_out(used_)};
     const AttemptEnd end = judge_end(facts, ranks.lines);
     const RunProgress now = read_run_progress(run_.config);
     Fields fields{{"attempt", attempt_},
