@@ -142,6 +142,7 @@ class HangDoctor::Ward {
     using enum HangIncident::Role;
     while (pause(times_.heartbeat)) {
       alive();
+      if (retired_ && stalled_.load() >= 2 * times_.timeout) end_retired();
       if (retired_ || stalled_.load() < times_.timeout) {
         incident_.withdraw();
         continue;
@@ -180,6 +181,15 @@ class HangDoctor::Ward {
                     options_.owner.rank, ranks_folder(options_.run_dir)));
     retired_ = true;
     incident_.withdraw();
+  }
+
+  /// Rank 0, which alone is told that it is fenced off, can have ended without a word that reaches
+  /// us: where Slurm has given up our node, nobody else ends what is left of a start.
+  [[noreturn]] void end_retired() {
+    say(fmt::format(
+        "phalanx: rank {}: nothing has gone on for {:.0f} s, and another start has the run\n",
+        options_.owner.rank, in_seconds(stalled_)));
+    std::_Exit(kExitFenced);
   }
 
   [[noreturn]] void end_as_doctor(const std::vector<RankState>& ranks) {
