@@ -56,7 +56,7 @@ thead th { white-space: normal; }
 th:first-child, th.word, td.word { text-align: left; } tbody th { color: var(--ink);
   font-weight: 600; }
 .done { color: var(--good); } .failed, .impossible { color: var(--bad); }
-.running, .queued, .not-queued { color: var(--wait); } .differs { color: var(--bad);
+.running, .queued, .not-queued, .unknown { color: var(--wait); } .differs { color: var(--bad);
   font-weight: 700; }
 dl { font-size: 13px; color: var(--soft); display: grid; grid-template-columns: max-content 1fr;
   gap: 2px 12px;

@@ -46,7 +46,8 @@ ReportTable point_table() {
        {"global_batch_size", "global batch", "sequences per step, all ranks together",
         [](const PointResult& r) { return std::to_string(r.point.global_batch_size); }},
        {"state", "state",
-        "done, running, queued, not queued; failed or impossible: reasons at the top of the page",
+        "done, running, queued, not queued; failed or impossible: reasons at the top of the page; "
+        "unknown: not done, and there was no Slurm to ask",
         [](const PointResult& r) { return std::string(enum_name(r.state)); }, true},
        {"steps_measured", "steps measured",
         fmt::format("steps of the newest start behind its first {}, which warm up", kWarmupSteps),

@@ -83,7 +83,9 @@ std::string cause_of(int exit_code, bool requeued, const EndFacts& facts, const 
   if (exit_code == kExitUsage) return cause::kUsage;
   if (exit_code == kExitFenced) return cause::kFenced;
   if (facts.stop_file) return cause::kStopFile;
-  if (exit_code == kExitDone && !requeued) return cause::kDone;
+  // srun ends with 0 also where Slurm has ended the ranks.
+  const bool cut_off = facts.ended_by_slurm && facts.stop_reason != "done";
+  if (exit_code == kExitDone && !requeued && !cut_off) return cause::kDone;
   const std::string of_slurm = slurm_cause(facts, lines, requeued);
   return of_slurm.empty() ? rank_cause(exit_code, facts, lines) : of_slurm;
 }

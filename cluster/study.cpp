@@ -19,7 +19,7 @@ PointJob newest_job(const Study& study, const StudyPoint& point, Slurm* slurm) {
   if (!point.problems.empty() || !has_submission(folder)) return {};
   const std::vector<std::string> jobs = read_submission(folder).jobs;
   if (jobs.empty()) return {};
-  PointJob job{.id = jobs.back()};
+  PointJob job{.id = jobs.back(), .asked = slurm != nullptr};
   if (slurm != nullptr) job.slurm = slurm->job(job.id);
   return job;
 }

@@ -22,8 +22,7 @@ struct StudyTask {
   std::function<void(const std::string&)> say;
 };
 
-/// What is there now, with efficiencies. `slurm` may be null: then no job is asked about, and
-/// points that are not done count as failed or not queued.
+/// What is there now, with efficiencies. `slurm` may be null: then no job is asked about.
 StudyReport gather_study(const Study& study, Slurm* slurm);
 
 /// Queues what was never queued (and, where asked, what failed), waits until no job is left,

@@ -3,10 +3,13 @@
 
 #include <fmt/format.h>
 
+#include <numeric>
+
 #include "cluster/study_traffic.h"
 #include "core/model/model_cost.h"
 #include "core/train/memory_options.h"
 #include "core/train/pipeline_report.h"
+#include "core/train/run_setup.h"
 
 namespace phalanx {
 namespace {
@@ -16,6 +19,20 @@ std::vector<int64_t> divisors(int64_t whole) {
   for (int64_t i = 1; i <= whole; ++i)
     if (whole % i == 0) list.push_back(i);
   return list;
+}
+
+/// Bytes of the experts' rows that leave a rank in a step if the router spreads them evenly: each
+/// choice of each row goes there and back, forwards and backwards, and its weight there and back.
+double even_routing_bytes(const RunConfig& config, int64_t world) {
+  const ModelConfig& model = config.model;
+  const auto ep = static_cast<double>(config.parallel.expert_model_parallel_size);
+  const DType dtype = compute_dtype(config.training.precision);
+  const int64_t choice =
+      4 * model.hidden_size * dtype_bytes(dtype) + 2 * dtype_bytes(accumulator_dtype(dtype));
+  const int64_t rows = config.training.global_batch_size * config.data.seq_length *
+                       (model.copies() * (model.num_layers - 1) + 1);
+  return static_cast<double>(rows * model.moe_router_topk * choice) / static_cast<double>(world) *
+         (ep - 1) / ep;
 }
 
 }  // namespace
@@ -33,7 +50,7 @@ std::vector<std::string> candidate_layouts(const ModelConfig& model, int64_t nod
         if (tp > 1) layout += " sp";
         layouts.push_back(layout);
         if (model.num_experts == 0) continue;
-        for (const int64_t ep : divisors(world / pp))
+        for (const int64_t ep : divisors(std::gcd(world / pp, model.num_experts)))
           if (ep > 1) layouts.push_back(fmt::format("{} ep{}", layout, ep));
       }
   return layouts;
@@ -60,6 +77,10 @@ double layout_cost(const RunConfig& config, int64_t nodes, int64_t ranks_per_nod
     total += static_cast<double>(item.bytes.value_or(0)) *
              (inside ? kFlopsPerByteInside : kFlopsPerByteBetweenNodes);
   }
+  const int64_t expert_ranks = mesh.size(MeshAxis::ep) * mesh.size(MeshAxis::expert_tp);
+  if (config.model.num_experts > 0)
+    total += even_routing_bytes(config, world) *
+             (ranks_per_node % expert_ranks == 0 ? kFlopsPerByteInside : kFlopsPerByteBetweenNodes);
   return total;
 }
 

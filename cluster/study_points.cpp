@@ -92,9 +92,12 @@ class Expansion {
     check_usage(ranks_per_node >= 1, "ranks-per-node ", ranks_per_node, " must be at least 1");
     // In front, so that the command line wins over them, and they over files and environment,
     // which are about long runs.
-    arguments_ = {"--train-iters",   std::to_string(kStudySteps),
-                  "--save-interval", "0",
-                  "--eval-interval", "0"};
+    // The learning rate follows the begin of a long run's schedule, because a recipe's warm-up must
+    // fit into it; no time depends on it.
+    arguments_ = {"--train-iters",    std::to_string(kStudySteps),
+                  "--lr-decay-iters", "1000000",
+                  "--save-interval",  "0",
+                  "--eval-interval",  "0"};
     arguments_.insert(arguments_.end(), train_arguments.begin(), train_arguments.end());
     Words complete = arguments_;
     complete.insert(complete.end(), {"--run-dir", options.study_dir});

@@ -201,7 +201,7 @@ PointResult point_result(const Study& study, const StudyPoint& point, const Poin
   else if (result.measures.last_step >= point.train_iters)
     result.state = PointState::done;
   else if (!job.id.empty())
-    result.state = PointState::failed;
+    result.state = job.asked ? PointState::failed : PointState::unknown;
   if (result.state != PointState::failed) return result;
   result.cause = fmt::format("job {} ended after step {} of {}", job.id, result.measures.last_step,
                              point.train_iters);

@@ -12,7 +12,7 @@
 
 namespace phalanx {
 
-enum class PointState : uint8_t { impossible, waiting, queued, running, done, failed };
+enum class PointState : uint8_t { impossible, waiting, queued, running, done, failed, unknown };
 template <>
 struct EnumNames<PointState> {
   static constexpr std::pair<PointState, std::string_view> table[] = {
@@ -21,7 +21,8 @@ struct EnumNames<PointState> {
       {PointState::queued, "queued"},
       {PointState::running, "running"},
       {PointState::done, "done"},
-      {PointState::failed, "failed"}};
+      {PointState::failed, "failed"},
+      {PointState::unknown, "unknown"}};
 };
 
 /// Over the measured steps.
@@ -75,10 +76,11 @@ struct PointResult {
   std::optional<double> efficiency;  // against the first point
 };
 
-/// The newest job of a point. `slurm`: what Slurm says of it, if it knows it (still).
+/// The newest job of a point.
 struct PointJob {
-  std::string id;  // empty: never queued
-  std::optional<SlurmJob> slurm;
+  std::string id;                 // empty: never queued
+  std::optional<SlurmJob> slurm;  // what Slurm says of it, if it knows it (still)
+  bool asked = true;              // false: there is no Slurm to ask here
   bool is_active() const { return slurm && slurm->is_active(); }
 };
 

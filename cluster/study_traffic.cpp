@@ -142,11 +142,22 @@ class Forecast {
   /// with recomputation) and in the backward; gradients of those that came go home.
   void context(int64_t layer) {
     if (groups_.cp->size() == 1) return;
+    const auto [sent, received] = keys_of_others(layer);
+    const int64_t groups = std::max<int64_t>(1, model_.query_groups() / groups_.tp->size());
+    const int64_t key_bytes =
+        2 * config_.training.micro_batch_size * groups * model_.head_dim() * e_;
+    const int64_t times = options_.recompute == Recompute::none ? 2 : 3;
+    add(*groups_.cp, Collective::exchange, m_ * (times * sent + received) * key_bytes);
+  }
+  /// Positions times copies that a layer's attention sends and receives. Layers of a model differ
+  /// in the pattern of their mask alone.
+  std::pair<int64_t, int64_t> keys_of_others(int64_t layer) {
+    const AttentionMask mask = attention_mask(model_, layer);
+    const auto [found, fresh] = keys_.try_emplace(mask.pattern);
+    auto& [sent, received] = found->second;
+    if (!fresh) return found->second;
     const ContextPlan plan =
-        make_context_plan(attention_mask(model_, layer), config_.data.seq_length,
-                          groups_.cp->rank(), groups_.cp->size());
-    int64_t sent = 0;
-    int64_t received = 0;
+        make_context_plan(mask, config_.data.seq_length, groups_.cp->rank(), groups_.cp->size());
     const auto keys = [&](const KeyPiece& piece) {
       return piece.count * plan.bands[piece.band].count;
     };
@@ -154,11 +165,7 @@ class Forecast {
       for (const KeyPiece& piece : step.sent) sent += keys(piece);
       for (const KeyPiece& piece : step.received) received += keys(piece);
     }
-    const int64_t groups = std::max<int64_t>(1, model_.query_groups() / groups_.tp->size());
-    const int64_t key_bytes =
-        2 * config_.training.micro_batch_size * groups * model_.head_dim() * e_;
-    const int64_t times = options_.recompute == Recompute::none ? 2 : 3;
-    add(*groups_.cp, Collective::exchange, m_ * (times * sent + received) * key_bytes);
+    return found->second;
   }
   void feed_forward(int64_t q) {
     column_parallel(q);
@@ -265,7 +272,8 @@ class Forecast {
   std::vector<PipelineAction> schedule_;
   std::vector<int64_t> stages_;  // virtual stages of this rank
   int64_t m_, rows_, e_, a_, u_;
-  bool split_ = false;  // weight halves of backwards run apart
+  bool split_ = false;                                      // weight halves of backwards run apart
+  std::map<KeyPattern, std::pair<int64_t, int64_t>> keys_;  // sent, received
   std::map<std::pair<std::string, Collective>, std::optional<int64_t>> bytes_;
 };
 

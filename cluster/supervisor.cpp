@@ -29,6 +29,7 @@ using Fields = nlohmann::ordered_json;
 
 /// How long a job that was requeued is waited with to be ended by Slurm.
 constexpr double kRequeueSeconds = 120;
+constexpr int64_t kStepNumbers = 8;  // of starts in a row; each costs a few tenths of a second
 constexpr int kTries = 5;  // of a command that must not be lost to a controller that restarts
 constexpr std::chrono::seconds kBetweenTries{5};
 
@@ -72,6 +73,7 @@ class Supervisor {
     const int64_t count = node_count();
     if (count == 0) return kExitUsage;
     begin(count);
+    take_own_step_number();
     const std::vector<std::string> words = command(count);
     log_info("supervise: {}", command_text(words));
     const RanksEnd ranks = run_ranks(words, inbox_,
@@ -196,6 +198,18 @@ class Supervisor {
     ledger_.write("attempt_begin", fields);
     log_info("supervise: start {} of the run, job {}, on {} of {} nodes: {}", attempt_, job_, count,
              nodes_.size(), fmt::join(used_, ", "));
+  }
+
+  /// Slurm counts the steps of a requeued job from 0 again. Ranks of an earlier start may live on
+  /// beside this one, where only their node's slurmd died; when they end, Slurm's PMIx plugin has
+  /// the step of their number killed, wherever it runs. So neighbouring starts have different ones.
+  void take_own_step_number() {
+    if (submission_.launcher == Launcher::mpirun) return;
+    for (int64_t number = 0; number < restarts_ % kStepNumbers; ++number)
+      ask([&] {
+        slurm_.use_up_step_number();
+        return true;
+      });
   }
 
   std::vector<std::string> command(int64_t count) {

@@ -35,7 +35,8 @@ constexpr char kUsage[] =
     "leaves the\n"
     "jobs queued; the same command again goes on: finished points are not run again.\n"
     "Unless given behind --: --train-iters 23 (the first 3 steps are not measured), "
-    "--save-interval 0 and\n--eval-interval 0.\n"
+    "--save-interval 0,\n--eval-interval 0 and --lr-decay-iters 1000000 (so that any warm-up "
+    "fits).\n"
     "Ends with 0 when every point that can run is done, 1 when some are not, 2 when the options "
     "are wrong.";
 
@@ -164,7 +165,12 @@ int report_only(const StudyOptions& options) {
   check_usage(!options.study_dir.empty(), "study-dir is empty: name the study's folder");
   Slurm slurm;
   const Study study = read_study(std::filesystem::absolute(options.study_dir).string());
-  return conclude(gather_study(study, slurm.installed() ? &slurm : nullptr));
+  try {
+    return conclude(gather_study(study, &slurm));
+  } catch (const Error& error) {
+    fmt::print(stderr, "phalanx: what became of the jobs is not known: {}\n", error.what());
+    return conclude(gather_study(study, nullptr));
+  }
 }
 
 }  // namespace

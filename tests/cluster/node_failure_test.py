@@ -16,8 +16,9 @@ from testbed import mpi_job
 STEPS, BATCH, POSITIONS, VOCABULARY = 40, 6, 16, 384
 OPTIONS = ["--train-iters", str(STEPS), "--save-interval", "10", "--global-batch-size", str(BATCH),
            "--precision", "fp64"]
-# The ranks are in their 25th step when the node dies; a resumed run has fewer steps left than that.
-PAUSE = {"PHALANX_FAULT": "hang:step:25", "PHALANX_FAULT_SECONDS": "5"}
+# All ranks stay in their 25th step until the node dies; a resumed run has fewer steps left than
+# that.
+PAUSE = {"PHALANX_FAULT": "hang:step:25", "PHALANX_FAULT_SECONDS": "600"}
 
 
 def node_to_kill(run, kind):
