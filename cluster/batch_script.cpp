@@ -54,16 +54,16 @@ std::string job_name(const BatchScript& script) {
 void add_tasks(Lines& lines, const BatchScript& script) {
   const SubmitOptions& options = script.options;
   int64_t cpus = script.cpus_per_rank;
-  if (options.least_nodes() == options.nodes) {
+  if (options.least_nodes() == options.nodes && !script.overcommit) {
     lines.option("ntasks-per-node", std::to_string(options.ranks_per_node));
   } else {
+    lines.remark(fmt::format("A task stands for a node and its {} ranks: Slurm queues no job with",
+                             options.ranks_per_node));
     lines.remark(
-        "A task stands for a node and all its ranks: of a range of nodes Slurm gives no more");
-    lines.remark("than a number of tasks needs.");
+        "more tasks than processors, and gives no more nodes than a number of tasks needs.");
     if (!script.overcommit) cpus *= options.ranks_per_node;
   }
   if (cpus > 0) lines.option("cpus-per-task", std::to_string(cpus));
-  if (script.overcommit) lines.option("overcommit");
 }
 
 void add_resources(Lines& lines, const BatchScript& script) {

@@ -21,10 +21,13 @@ void add_names(std::vector<std::string>& names, const std::vector<std::string>& 
     if (!contains(names, name)) names.push_back(name);
 }
 
-/// The ranks' own exit code where it is known: a launcher gives that of the ranks it killed.
+/// The ranks' own exit code where it is known: a launcher gives that of the ranks it killed. srun
+/// gives 0 when a node was lost and the rest did not end in time, so 0 counts only where the
+/// trainer itself wrote that it came to its end.
 int exit_code_of(const EndFacts& facts, const ErrorLines& lines) {
-  return facts.launcher_exit_code == 0 ? kExitDone
-                                       : lines.rank_exit_code().value_or(facts.launcher_exit_code);
+  if (facts.launcher_exit_code == 0 && !facts.stop_reason.empty()) return kExitDone;
+  if (lines.rank_exit_code()) return *lines.rank_exit_code();
+  return facts.launcher_exit_code == 0 ? kExitFailed : facts.launcher_exit_code;
 }
 
 bool over_time(const EndFacts& facts, const ErrorLines& lines) {
@@ -51,6 +54,14 @@ std::string slurm_cause(const EndFacts& facts, const ErrorLines& lines, bool req
   return facts.ended_by_slurm && ends ? cause::kCancelled : "";
 }
 
+/// Whether the signal that came was Slurm's, ahead of the time limit.
+bool warned_of_limit(const EndFacts& facts) {
+  constexpr int64_t kGranularity = 90;  // Slurm sends it up to a minute early; saving takes time
+  return facts.warned && facts.job && facts.job->time_limit_seconds > 0 &&
+         facts.job->time_limit_seconds - facts.job->run_seconds <=
+             facts.warning_seconds + kGranularity;
+}
+
 std::string rank_cause(int exit_code, const EndFacts& facts, const ErrorLines& lines) {
   switch (exit_code) {
     case kExitDiverged:
@@ -58,7 +69,8 @@ std::string rank_cause(int exit_code, const EndFacts& facts, const ErrorLines& l
     case kExitHung:
       return cause::kHang;
     case kExitStopped:
-      return facts.stop_reason == "duration" ? cause::kTimeLimit : cause::kSignal;
+      return facts.stop_reason == "duration" || warned_of_limit(facts) ? cause::kTimeLimit
+                                                                       : cause::kSignal;
     default:
       break;
   }
@@ -71,7 +83,9 @@ std::string cause_of(int exit_code, bool requeued, const EndFacts& facts, const 
   if (exit_code == kExitUsage) return cause::kUsage;
   if (exit_code == kExitFenced) return cause::kFenced;
   if (facts.stop_file) return cause::kStopFile;
-  if (exit_code == kExitDone && !requeued) return cause::kDone;
+  // srun ends with 0 also where Slurm has ended the ranks.
+  const bool cut_off = facts.ended_by_slurm && facts.stop_reason != "done";
+  if (exit_code == kExitDone && !requeued && !cut_off) return cause::kDone;
   const std::string of_slurm = slurm_cause(facts, lines, requeued);
   return of_slurm.empty() ? rank_cause(exit_code, facts, lines) : of_slurm;
 }
@@ -80,6 +94,7 @@ std::string cause_of(int exit_code, bool requeued, const EndFacts& facts, const 
 struct Start {
   RunProgress begin;
   RunProgress end;
+  bool told = false;  // it wrote its end
 };
 
 RunProgress progress_in(const Record& record) {
@@ -95,7 +110,8 @@ std::vector<Start> starts_of(const Records& ledger) {
     const bool begins = is_event(record, "attempt_begin");
     if (!begins && !is_event(record, "attempt_end")) continue;
     // A start whose end was not written came as far as the next one found.
-    if (!starts.empty()) starts.back().end = progress_in(record);
+    if (!starts.empty() && !starts.back().told)
+      starts.back() = {starts.back().begin, progress_in(record), !begins};
     if (begins) starts.push_back({progress_in(record), progress_in(record)});
   }
   return starts;
@@ -145,6 +161,7 @@ AttemptEnd judge_end(const EndFacts& facts, const ErrorLines& lines) {
   AttemptEnd end{.exit_code = code,
                  .cause = cause_of(code, requeued, facts, lines),
                  .slurm_requeues = requeued,
+                 .hopeless = code == kExitDiverged && !facts.updated,
                  .text = lines.text()};
   const bool broke = end.cause == cause::kNodeFailure || end.cause == cause::kRankCrash ||
                      end.cause == cause::kHang;
@@ -203,6 +220,11 @@ Decision decide_restart(const Records& ledger, const AttemptEnd& end, const Rest
     return {Action::end, "a later start of the run owns its folder", {}};
   if (end.cause == cause::kStopFile) return {Action::end, "the run folder has a file STOP", {}};
   if (end.cause == cause::kCancelled) return {Action::end, "the job was cancelled", {}};
+  if (end.hopeless)
+    return {Action::end,
+            "loss or gradient was not finite from the first step on: another start "
+            "would not get further",
+            {}};
   if (end.slurm_requeues)
     return {Action::requeue, "Slurm has queued it again by itself: " + end.cause, {}};
   if (two_restarts_without_progress(ledger))

@@ -38,8 +38,11 @@ inline constexpr const char* kSubmittedByUser = "phalanx submit";
 struct EndFacts {
   int launcher_exit_code = 0;
   std::string stop_reason;  // of the ledger's training_end: "duration", "signal", ...; or empty
+  bool updated = true;      // it says of some step that it changed the weights
   bool stop_file = false;
   bool ended_by_slurm = false;         // SIGTERM came
+  bool warned = false;                 // SIGUSR1 came
+  int64_t warning_seconds = 0;         // before the time limit, when Slurm sends it
   std::optional<SlurmJob> job;         // as it is now; empty: Slurm did not say
   int64_t restarts = 0;                // of the job when this start began
   std::vector<std::string> nodes;      // of the allocation
@@ -51,6 +54,7 @@ struct AttemptEnd {
   std::string cause;
   std::vector<std::string> nodes_failed;
   bool slurm_requeues = false;  // it has done so already
+  bool hopeless = false;        // not one step went well: another start does the same
   std::string text;
 };
 

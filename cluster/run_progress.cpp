@@ -1,12 +1,9 @@
 // Steps from the metrics, checkpoints from their folder.
 #include "cluster/run_progress.h"
 
-#include <algorithm>
-
-#include "cluster/record_values.h"
+#include "cluster/metrics_tail.h"
 #include "core/checkpoint/save_folder.h"
 #include "core/run_files.h"
-#include "core/train/ledger.h"
 #include "kernels/base/log.h"
 
 namespace phalanx {
@@ -17,9 +14,7 @@ std::string save_folder_of(const RunConfig& config) {
 }
 
 RunProgress read_run_progress(const RunConfig& config) {
-  RunProgress progress;
-  for (const Record& record : read_records(metrics_path(config.training.run_dir)))
-    progress.finished_step = std::max(progress.finished_step, integer_in(record, "iteration"));
+  RunProgress progress{.finished_step = highest_iteration(metrics_path(config.training.run_dir))};
   try {
     const auto checkpoints = list_checkpoints(save_folder_of(config));
     if (!checkpoints.empty()) progress.durable_step = checkpoints.front().iteration;

@@ -75,6 +75,8 @@ class Slurm {
   std::vector<std::string> host_names(const std::string& node_list);
   /// Seconds until the job's time limit; empty if it has none.
   std::optional<int64_t> seconds_left(const std::string& id);
+  /// Runs `true` as a step of this job, whose number no later step of this start has.
+  void use_up_step_number();
   void cancel(const std::string& id);
   void requeue(const std::string& id);
   /// srun --mpi=list: "pmix", "pmix_v4", "pmi2", ...

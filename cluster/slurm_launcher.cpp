@@ -140,9 +140,10 @@ std::vector<std::string> launch_words(Launcher launcher, const std::string& mpi_
       fmt::format("--ntasks={}", ranks), fmt::format("--ntasks-per-node={}", shape.ranks_per_node),
       // A rank that fails ends all: the others would wait for it.
       "--kill-on-bad-exit=1", fmt::format("--wait={}", kWaitSeconds), "--input=none"};
-  if (shape.cpus_per_rank > 0)
+  if (shape.overcommit)
+    words.emplace_back("--overcommit");
+  else if (shape.cpus_per_rank > 0)
     words.push_back(fmt::format("--cpus-per-task={}", shape.cpus_per_rank));
-  if (shape.overcommit) words.emplace_back("--overcommit");
   if (!shape.node_names.empty())
     words.push_back(fmt::format("--nodelist={}", fmt::join(shape.node_names, ",")));
   return words;

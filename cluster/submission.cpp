@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "cluster/batch_script.h"
+#include "cluster/metrics_tail.h"
 #include "cluster/restart_policy.h"
 #include "cluster/slurm_launcher.h"
 #include "cluster/slurm_text.h"
@@ -20,6 +21,8 @@
 
 namespace phalanx {
 namespace {
+
+constexpr int64_t kMetricsBytes = int64_t{1} << 20;  // some hundred steps
 
 void refuse(const Problems& problems) {
   if (problems.empty()) return;
@@ -41,8 +44,9 @@ class Submitter {
     check_everything();
     choose();
     submission_.script_path = batch_script_path(run_dir_);
-    submission_.script = batch_script_text(script());
-    if (!options_.dry_run) queue();
+    const BatchScript batch = script();
+    submission_.script = batch_script_text(batch);
+    if (!options_.dry_run) queue(batch);
     return submission_;
   }
 
@@ -116,15 +120,16 @@ class Submitter {
   BatchScript script() const {
     const int64_t time =
         parse_time_limit(options_.time).value_or(partition_ ? partition_->time_limit_seconds : 0);
-    return {.options = options_,
-            .run_dir = run_dir_,
-            .program = run_.program,
-            .working_folder = std::filesystem::current_path().string(),
-            .cpus_per_rank = cpus_per_rank_,
-            .threads_per_rank = overcommit_ ? 1 : cpus_per_rank_,
-            .overcommit = overcommit_,
-            .warning_seconds =
-                warning_seconds(read_ledger(run_dir_), read_records(metrics_path(run_dir_)), time)};
+    return {
+        .options = options_,
+        .run_dir = run_dir_,
+        .program = run_.program,
+        .working_folder = std::filesystem::current_path().string(),
+        .cpus_per_rank = cpus_per_rank_,
+        .threads_per_rank = overcommit_ ? 1 : cpus_per_rank_,
+        .overcommit = overcommit_,
+        .warning_seconds = warning_seconds(
+            read_ledger(run_dir_), read_last_records(metrics_path(run_dir_), kMetricsBytes), time)};
   }
 
   void remove_stop_file() {
@@ -132,7 +137,7 @@ class Submitter {
       note(fmt::format("removed {}, which had stopped the run", stop_file_path(run_dir_)));
   }
 
-  void queue() {
+  void queue(const BatchScript& batch) {
     std::filesystem::create_directories(run_dir_);
     remove_stop_file();
     TemporaryFile file(submission_.script_path);
@@ -143,11 +148,12 @@ class Submitter {
     SubmissionRecord record{.options = options_,
                             .train_arguments = run_.train_arguments,
                             .program = run_.program,
-                            .working_folder = std::filesystem::current_path().string(),
+                            .working_folder = batch.working_folder,
                             .launcher = launcher_.launcher,
                             .mpi_plugin = launcher_.mpi_plugin,
                             .cpus_per_rank = cpus_per_rank_,
                             .overcommit = overcommit_,
+                            .warning_seconds = batch.warning_seconds,
                             .jobs = earlier_jobs_};
     write_submission(run_dir_, record);  // before the job can begin and read it
     submission_.job = slurm_.submit(submission_.script_path, {.dependency = options_.dependency});

@@ -41,6 +41,7 @@ struct SubmissionRecord {
   std::string mpi_plugin;                   // of srun --mpi=
   int64_t cpus_per_rank = 0;                // 0: Slurm's default
   bool overcommit = false;                  // more ranks on a node than it has processors
+  int64_t warning_seconds = 0;              // from Slurm's signal to the time limit
   std::vector<std::string> jobs;            // ids, the newest last
 };
 

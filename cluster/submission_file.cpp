@@ -62,6 +62,7 @@ void write_submission(const std::string& run_dir, const SubmissionRecord& record
                                     {"mpi_plugin", record.mpi_plugin},
                                     {"cpus_per_rank", record.cpus_per_rank},
                                     {"overcommit", record.overcommit},
+                                    {"warning_seconds", record.warning_seconds},
                                     {"jobs", record.jobs}};
   TemporaryFile file(submission_path(run_dir));
   FileWriter writer(file.path());
@@ -89,6 +90,7 @@ SubmissionRecord read_submission(const std::string& run_dir) {
     json.at("mpi_plugin").get_to(record.mpi_plugin);
     json.at("cpus_per_rank").get_to(record.cpus_per_rank);
     json.at("overcommit").get_to(record.overcommit);
+    json.at("warning_seconds").get_to(record.warning_seconds);
     json.at("jobs").get_to(record.jobs);
   } catch (const std::exception& error) {
     fail(path, " is not what `phalanx submit` wrote: ", error.what(),

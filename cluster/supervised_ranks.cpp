@@ -102,6 +102,7 @@ RanksEnd run_ranks(const std::vector<std::string>& words, SignalInbox& inbox,
     poll(sources.data(), sources.size(), kTickMilliseconds);
     for (int number = inbox.take(); number != 0; number = inbox.take()) {
       end.ended_by_slurm = end.ended_by_slurm || number == SIGTERM;
+      end.warned = end.warned || number == SIGUSR1;
       on_signal(signal_name(number));
       child.signal(SIGUSR1);
     }

@@ -33,6 +33,7 @@ struct RanksEnd {
   int exit_code = 0;  // of the launcher
   ErrorLines lines;
   bool ended_by_slurm = false;  // SIGTERM came
+  bool warned = false;          // SIGUSR1 came
 };
 
 /// Runs the launcher to its end. What it and the ranks write to standard error goes on to ours, in

@@ -29,6 +29,7 @@ using Fields = nlohmann::ordered_json;
 
 /// How long a job that was requeued is waited with to be ended by Slurm.
 constexpr double kRequeueSeconds = 120;
+constexpr int64_t kStepNumbers = 8;  // of starts in a row; each costs a few tenths of a second
 constexpr int kTries = 5;  // of a command that must not be lost to a controller that restarts
 constexpr std::chrono::seconds kBetweenTries{5};
 
@@ -72,6 +73,7 @@ class Supervisor {
     const int64_t count = node_count();
     if (count == 0) return kExitUsage;
     begin(count);
+    take_own_step_number();
     const std::vector<std::string> words = command(count);
     log_info("supervise: {}", command_text(words));
     const RanksEnd ranks = run_ranks(words, inbox_, [&](const char* name) {
@@ -190,6 +192,18 @@ class Supervisor {
              nodes_.size(), fmt::join(used_, ", "));
   }
 
+  /// Slurm counts the steps of a requeued job from 0 again. Ranks of an earlier start may live on
+  /// beside this one, where only their node's slurmd died; when they end, Slurm's PMIx plugin has
+  /// the step of their number killed, wherever it runs. So neighbouring starts have different ones.
+  void take_own_step_number() {
+    if (submission_.launcher == Launcher::mpirun) return;
+    for (int64_t number = 0; number < restarts_ % kStepNumbers; ++number)
+      ask([&] {
+        slurm_.use_up_step_number();
+        return true;
+      });
+  }
+
   std::vector<std::string> command(int64_t count) {
     LaunchShape shape{.nodes = count,
                       .ranks_per_node = submission_.options.ranks_per_node,
@@ -209,26 +223,29 @@ class Supervisor {
     return words;
   }
 
-  /// Why the trainer itself says it ended, in this start.
-  std::string stop_reason() const {
-    std::string reason;
+  /// What the trainer itself wrote about the end of this start; an empty record if nothing.
+  Record training_end() const {
+    Record end = Record::object();
     for (const Record& record : read_ledger(run_dir_)) {
-      if (is_event(record, "attempt_begin")) reason.clear();
-      if (is_event(record, "training_end")) reason = text_in(record, "reason");
+      if (is_event(record, "attempt_begin")) end = Record::object();
+      if (is_event(record, "training_end")) end = record;
     }
-    return reason;
+    return end;
   }
 
   AttemptEnd finish(const RanksEnd& ranks) {
-    const EndFacts facts{
-        .launcher_exit_code = ranks.exit_code,
-        .stop_reason = stop_reason(),
-        .stop_file = std::filesystem::exists(stop_file_path(run_dir_)),
-        .ended_by_slurm = ranks.ended_by_slurm,
-        .job = ask([&] { return slurm_.job(job_); }),
-        .restarts = restarts_,
-        .nodes = used_,
-        .nodes_out = ranks.exit_code == 0 ? std::vector<std::string>() : nodes_out(used_)};
+    const Record told = training_end();
+    const EndFacts facts{.launcher_exit_code = ranks.exit_code,
+                         .stop_reason = text_in(told, "reason"),
+                         .updated = integer_in(told, "updates", 1) > 0,
+                         .stop_file = std::filesystem::exists(stop_file_path(run_dir_)),
+                         .ended_by_slurm = ranks.ended_by_slurm,
+                         .warned = ranks.warned,
+                         .warning_seconds = submission_.warning_seconds,
+                         .job = ask([&] { return slurm_.job(job_); }),
+                         .restarts = restarts_,
+                         .nodes = used_,
+                         .nodes_out = nodes_out(used_)};
     const AttemptEnd end = judge_end(facts, ranks.lines);
     const RunProgress now = read_run_progress(run_.config);
     Fields fields{{"attempt", attempt_},

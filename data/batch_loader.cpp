@@ -5,6 +5,7 @@
 #include <string>
 
 #include "kernels/base/error.h"
+#include "kernels/base/flight_recorder.h"
 
 namespace phalanx {
 namespace {
@@ -111,6 +112,7 @@ void BatchLoader::run() {
 }
 
 const GlobalBatch& BatchLoader::next() {
+  const FlightRange waiting(flight_entry(FlightKind::phase, "wait for a batch"));
   std::unique_lock lock(mutex_);
   num_returned_ = num_taken_;
   changed_.notify_all();
@@ -123,6 +125,7 @@ const GlobalBatch& BatchLoader::next() {
 }
 
 void BatchLoader::fill(GlobalBatch& batch, int64_t first_sample) {
+  const FlightRange making(flight_entry(FlightKind::phase, "read a batch"));
   batch.first_sample = first_sample;
   for (size_t m = 0; m < batch.micro_batches.size(); ++m) {
     const int64_t group = static_cast<int64_t>(m) * plan_.num_shards + plan_.shard;
@@ -132,6 +135,7 @@ void BatchLoader::fill(GlobalBatch& batch, int64_t first_sample) {
 }
 
 void BatchLoader::fill_sequence(MicroBatch& batch, int64_t column, int64_t sample) {
+  flight_progress();
   source_->read(sample, sample_tokens_);
   for (const int32_t id : sample_tokens_) {
     if (id >= 0 && id < options_.vocabulary.size) continue;

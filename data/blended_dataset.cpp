@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "data/sample_source.h"
+#include "kernels/base/flight_recorder.h"
 #include "kernels/base/philox.h"
 
 namespace phalanx {
@@ -20,6 +21,7 @@ BlendedDataset::BlendedDataset(std::vector<std::unique_ptr<SplitDataset>> datase
   const std::string sample_file = stem + "-dataset_sample_index.npy";
   const NpyShape shape{.rows = size_};
   if (!file_exists(dataset_file) || !file_exists(sample_file)) {
+    const FlightRange building(flight_entry(FlightKind::file, "building", dataset_file));
     make_folders(cache_folder);
     NpyWriter dataset(dataset_file, NpyType::i16, shape);
     NpyWriter sample(sample_file, NpyType::i64, shape);
@@ -35,6 +37,7 @@ BlendedDataset::BlendedDataset(std::vector<std::unique_ptr<SplitDataset>> datase
 void BlendedDataset::check_counts() const {
   std::vector<int64_t> taken(datasets_.size(), 0);
   for (int64_t i = 0; i < size_; ++i) {
+    flight_progress_of(static_cast<uint64_t>(i));
     const int64_t d = dataset_index_->at(i);
     check(d >= 0 && d < static_cast<int64_t>(taken.size()), "a blend's index names dataset ", d,
           " of ", taken.size());

@@ -125,6 +125,7 @@ void fill_blending_index(std::span<int16_t> dataset, std::span<int64_t> sample,
               "a blend of ", weights.size(), " datasets; 1 to 32767 are possible");
   std::vector<int64_t> taken(weights.size(), 0);
   for (size_t k = 0; k < dataset.size(); ++k) {
+    flight_progress_of(k);
     const double progress = std::max(static_cast<double>(k), 1.0);
     size_t best = 0;
     double best_error = -std::numeric_limits<double>::infinity();

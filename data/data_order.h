@@ -15,6 +15,7 @@
 #include "data/numpy_random.h"
 #include "kernels/base/enum_names.h"
 #include "kernels/base/error.h"
+#include "kernels/base/flight_recorder.h"
 
 namespace phalanx {
 
@@ -75,7 +76,8 @@ void fill_sample_index(std::span<T> out, std::span<const int32_t> document_index
   size_t position = 0;
   int64_t offset = 0;
   for (size_t i = 2; i < out.size(); i += 2) {  // the first sample starts at (0, 0)
-    int64_t missing = seq_length;               // tokens from this start to the next one
+    flight_progress_of(i);
+    int64_t missing = seq_length;  // tokens from this start to the next one
     for (;;) {
       // The next start must be a token, not a document's end: a sample includes that token.
       const int64_t left = length_of(document_index[position]) - offset;

@@ -16,6 +16,7 @@
 #include <system_error>
 
 #include "kernels/base/error.h"
+#include "kernels/base/flight_recorder.h"
 #include "kernels/base/log.h"
 
 namespace phalanx {
@@ -78,6 +79,7 @@ void TemporaryFile::sync() const {
 }
 
 void TemporaryFile::publish() {
+  const FlightRange publishing(flight_entry(FlightKind::file, "completing", target_));
   sync();
   check(::rename(path_.c_str(), target_.c_str()) == 0, "cannot rename ", path_, " to ", target_,
         ": ", system_reason(errno));

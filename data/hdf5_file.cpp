@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "data/hdf5_handles.h"
+#include "kernels/base/flight_recorder.h"
 
 namespace phalanx {
 
@@ -150,6 +151,8 @@ void Hdf5File::transfer(Direction direction, const std::string& name,
         " at ", fmt::format("[{}]", fmt::join(first, ", ")), " does not fit");
   if (tensor.numel() == 0) return;
 
+  const FlightRange moving(
+      flight_entry(FlightKind::file, direction == Direction::write ? "writing" : "reading", path_));
   const Dataset dataset(H5Dopen2(handle_, name.c_str(), H5P_DEFAULT), path_, ": no dataset ", name);
   const Space memory(make_space(tensor.shape), path_, ": ", name);
   const Space file(H5Dget_space(dataset), path_, ": ", name);

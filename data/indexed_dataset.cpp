@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "kernels/base/error.h"
+#include "kernels/base/flight_recorder.h"
 
 namespace phalanx {
 namespace {
@@ -66,6 +67,7 @@ std::string_view token_type_name(TokenType type) {
 
 IndexView::IndexView(std::span<const std::byte> index, int64_t bin_bytes, std::string_view name)
     : index_(index) {
+  const FlightRange reading(flight_entry(FlightKind::file, "reading", name));
   parse_header(name);
   check_sequences(bin_bytes, name);
   check_documents(name);
@@ -104,6 +106,7 @@ void IndexView::check_sequences(int64_t bin_bytes, std::string_view name) {
   const int64_t item = token_bytes(type_);
   const int64_t capacity = bin_bytes / item;
   for (int64_t i = 0; i < num_sequences_; ++i) {
+    flight_progress_of(static_cast<uint64_t>(i));
     const int64_t tokens = length(i);
     const int64_t begin = byte_offset(i);
     check(tokens >= 0, name, ": sequence ", i, " has length ", tokens);

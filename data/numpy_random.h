@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "kernels/base/error.h"
+#include "kernels/base/flight_recorder.h"
 
 namespace phalanx {
 
@@ -34,7 +35,10 @@ class NumpyRandom {
   /// Fisher-Yates from the end, as RandomState.shuffle.
   template <class T>
   void shuffle(std::span<T> values) {
-    for (uint64_t i = values.size(); i > 1; --i) std::swap(values[i - 1], values[interval(i - 1)]);
+    for (uint64_t i = values.size(); i > 1; --i) {
+      flight_progress_of(i);
+      std::swap(values[i - 1], values[interval(i - 1)]);
+    }
   }
 
  private:

@@ -8,6 +8,7 @@
 
 #include "data/file_io.h"
 #include "kernels/base/error.h"
+#include "kernels/base/flight_recorder.h"
 
 namespace phalanx {
 PositionalFile::PositionalFile(const std::string& path, Access access)
@@ -43,6 +44,7 @@ void PositionalFile::read(int64_t position, void* target, int64_t bytes) const {
     if (moved < 0 && errno == EINTR) continue;
     check(moved >= 0, "cannot read ", bytes, " bytes at ", position, " of ", path_, ": ",
           system_reason(errno));
+    flight_progress();
     check(moved > 0, path_, " ends at byte ", position + done, "; ", bytes,
           " bytes were wanted at ", position);
     done += moved;
@@ -58,6 +60,7 @@ void PositionalFile::write(int64_t position, const void* source, int64_t bytes) 
     if (moved < 0 && errno == EINTR) continue;
     check(moved >= 0, "cannot write ", bytes, " bytes at ", position, " of ", path_, ": ",
           system_reason(errno));
+    flight_progress();
     done += moved;
   }
 }

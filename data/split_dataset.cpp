@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "data/sample_source.h"
+#include "kernels/base/flight_recorder.h"
 #include "kernels/base/log.h"
 #include "kernels/base/philox.h"
 
@@ -13,14 +14,19 @@ namespace {
 
 int64_t count_tokens(const IndexView& index, const SequenceRange& range) {
   int64_t tokens = 0;
-  for (int64_t i = range.begin; i < range.end; ++i) tokens += index.length(i);
+  for (int64_t i = range.begin; i < range.end; ++i) {
+    flight_progress_of(static_cast<uint64_t>(i));
+    tokens += index.length(i);
+  }
   return tokens;
 }
 
 uint64_t hash_lengths(const IndexView& index, const SequenceRange& range) {
   uint64_t hash = hash_name("sequence lengths");
-  for (int64_t i = range.begin; i < range.end; ++i)
+  for (int64_t i = range.begin; i < range.end; ++i) {
+    flight_progress_of(static_cast<uint64_t>(i));
     hash = (hash ^ static_cast<uint32_t>(index.length(i))) * 0x100000001b3ULL;
+  }
   return hash;
 }
 
@@ -74,6 +80,7 @@ NpyType SplitDataset::shuffle_type() const {
 
 /// All three at once, because one random stream shuffles documents first and samples later.
 void SplitDataset::build(const Files& files) const {
+  const FlightRange building(flight_entry(FlightKind::file, "building", files.document));
   make_folders(order_.cache_folder);
   NumpyRandom random(order_.seed);
   NpyWriter document(files.document, NpyType::i32, document_shape());

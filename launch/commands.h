@@ -15,6 +15,8 @@ int run_generate(const Arguments& arguments);
 int run_info(const Arguments& arguments);
 int run_checkpoint(const Arguments& arguments);
 int run_submit(const Arguments& arguments);
+int run_status(const Arguments& arguments);
+int run_cancel(const Arguments& arguments);
 int run_supervise(const Arguments& arguments);
 int run_study_command(const Arguments& arguments);
 

@@ -33,6 +33,8 @@ constexpr Command kCommands[] = {
     {"study", "how a run scales over nodes and layouts, as a report", phalanx::run_study_command},
     {"info", "parameters, FLOPs and memory of a model", phalanx::run_info},
     {"submit", "queues a training run on a Slurm cluster", phalanx::run_submit},
+    {"status", "how a run is doing, and its job", phalanx::run_status},
+    {"cancel", "ends a run and its job, saved", phalanx::run_cancel},
     {"supervise", "runs and restarts the ranks of a submitted job", phalanx::run_supervise},
     {"version", "the version", run_version},
 };

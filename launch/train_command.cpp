@@ -4,6 +4,7 @@
 #include <cmath>
 #include <csignal>
 #include <cstdio>
+#include <optional>
 
 #include "core/exit_codes.h"
 #include "core/model/problems.h"
@@ -84,6 +85,7 @@ int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
 
   const DeviceMesh mesh(config.parallel, ranks.size);
   const auto doctor = options.train.verify_layout ? nullptr : watch_ranks(config, ranks, mesh);
+  std::optional<FlightRange> starting(flight_entry(FlightKind::phase, "start the device"));
   // Before the groups, because they move what lies on the device.
   const auto backend = make_run_backend(config.training, ranks);
   check_usage(
@@ -91,7 +93,10 @@ int train_on_ranks(const Arguments& arguments, const Ranks& ranks) {
       "cuda-graph records the work of a GPU, and this run's device is the cpu; leave it out");
   if (options.train.verify_layout) return verify_on_ranks(config, *backend, ranks);
   prepare_worker_stacks();  // after the backend, which says how many threads compute
+  starting.reset();
+  starting.emplace(flight_entry(FlightKind::phase, "connect the ranks"));
   ProcessGroups groups = make_device_process_groups(mesh, *backend, config.parallel.comm);
+  starting.reset();
   stop_on_signals(config.checkpoint.exit_signals);
   std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its write, not our end
   const TrainingResult result = run_training(config, config_ini(config), *backend, groups, mesh);

@@ -122,6 +122,7 @@ std::string CheckpointSaver::start(const TrainCounters& counters, int64_t num_up
 }
 
 void CheckpointSaver::take_snapshot() {
+  const FlightRange taking(flight_entry(FlightKind::phase, "take a snapshot"));
   fault_moment("snapshot", source_.world.rank());
   uint8_t* to = snapshot_.data();
   for (size_t i = 0; i < blocks_.size(); ++i) {
@@ -232,6 +233,7 @@ SaveOutcome CheckpointSaver::outcome(const std::string& problem) {
 }
 
 std::optional<SaveOutcome> CheckpointSaver::finish() {
+  const FlightRange waiting(flight_entry(FlightKind::phase, "wait for the save"));
   const auto begin = Clock::now();
   std::optional<SaveOutcome> result;
   while (in_flight()) {

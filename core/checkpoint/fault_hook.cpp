@@ -24,8 +24,8 @@
 namespace phalanx {
 namespace {
 
-constexpr std::array<std::string_view, 6> kMoments{"step",   "snapshot", "shard",
-                                                   "commit", "latest",   "retire"};
+constexpr std::array<std::string_view, 8> kMoments{"step",   "snapshot", "shard",    "commit",
+                                                   "latest", "retire",   "evaluate", "data"};
 
 enum class FaultAction : uint8_t { kill, hang, slow };
 constexpr std::array<std::string_view, 3> kActions{"kill", "hang", "slow"};

@@ -1,14 +1,15 @@
-// Faults on purpose, for tests that kill or hang a run in the middle of a save.
+// Faults on purpose, for tests that kill or hang a run at a chosen moment.
 #pragma once
 
 #include <string_view>
 
 namespace phalanx {
 
-/// Moments of a save that a test can name.
+/// Moments of a run that a test can name.
 ///   step       a training step has ended          snapshot   the snapshot is being taken
 ///   shard      a shard's blocks are being written commit     before the folder gets its name
 ///   latest     before the latest file is replaced retire     before an old checkpoint is deleted
+///   evaluate   before a batch of an evaluation    data       before a run's data is opened
 ///
 /// Does nothing unless the environment has PHALANX_FAULT=ACTION:MOMENT:COUNT[:RANK], where ACTION
 /// is `kill` (SIGKILL to this process) or `hang` (sleeps for PHALANX_FAULT_SECONDS, 3600 if not

@@ -19,12 +19,21 @@ std::string seconds_text(double seconds) {
   return fmt::format("{:.0f} s", std::max(0.0, seconds));
 }
 
+/// "has not entered" of more than one.
+std::string plural(std::string words) {
+  for (const auto& [one, more] :
+       {std::pair("has ", "have "), std::pair("does ", "do "), std::pair("waits ", "wait ")})
+    if (words.starts_with(one)) return more + words.substr(std::string_view(one).size());
+  return words;
+}
+
 /// One or more ranks of one node of which the same is said.
 struct Finding {
   std::string node;
   std::string words;  // without durations: what makes findings equal
   std::vector<int64_t> ranks = {};
   double seconds = 0;
+  std::string_view since = " for ";  // before the seconds
 };
 
 /// An entry that is no wait for other ranks.
@@ -62,8 +71,8 @@ class Doctor {
       : ranks_(ranks), members_(mesh), graph_(find_waits(ranks, members_)) {}
 
   Diagnosis diagnose() {
-    suspect_the_waited_for();
     suspect_the_silent();
+    suspect_the_waited_for();
     tell_of_different_orders();
     if (nothing_found()) tell_of_a_circle();
     if (nothing_found()) tell_of_unending_waits();
@@ -114,7 +123,7 @@ class Doctor {
                        ranks_text(point.waiters), verb, seconds_text(point.seconds));
   }
 
-  void add(int64_t rank, const std::string& words, double seconds) {
+  Finding& add(int64_t rank, const std::string& words, double seconds) {
     const std::string& node = state(rank).record.owner.node;
     const auto [place, is_new] = finding_of_.try_emplace(node + '\n' + words, findings_.size());
     if (is_new) findings_.push_back({.node = node, .words = words});
@@ -122,6 +131,7 @@ class Doctor {
     finding.ranks.push_back(rank);
     finding.seconds = std::max(finding.seconds, seconds);
     suspects_.insert(rank);
+    return finding;
   }
 
   void suspect_the_waited_for() {
@@ -141,6 +151,13 @@ class Doctor {
       }
   }
 
+  std::string waited_for(int64_t rank) const {
+    for (const WaitPoint& point : graph_.points)
+      if (std::ranges::find(point.missing, rank) != point.missing.end())
+        return "; it is waited for in " + point_text(point);
+    return "";
+  }
+
   void suspect_the_silent() {
     for (size_t i = 0; i < ranks_.size(); ++i) {
       const auto rank = static_cast<int64_t>(i);
@@ -154,10 +171,9 @@ class Doctor {
               : fmt::format("process {} {}", silent.record.process, silent.process);
       std::string last = doing(rank);
       if (last.starts_with("it is in ")) last = "last seen in " + last.substr(9);
-      add(rank,
-          fmt::format("does not answer (no heartbeat for {}): {}; {}",
-                      seconds_text(silent.silent_seconds), why, last),
-          0);
+      add(rank, fmt::format("does not answer: {}; {}{}", why, last, waited_for(rank)),
+          silent.silent_seconds)
+          .since = "; no heartbeat for ";
     }
   }
 
@@ -278,10 +294,12 @@ class Doctor {
         others.insert(others.end(), finding.ranks.begin(), finding.ranks.end());
         continue;
       }
-      std::string text = fmt::format(
-          "rank{} {} on {} {}", finding.ranks.size() > 1 ? "s" : "", ranks_text(finding.ranks),
-          finding.node.empty() ? "an unknown node" : finding.node, finding.words);
-      if (finding.seconds > 0) text += " for " + seconds_text(finding.seconds);
+      const bool one = finding.ranks.size() == 1;
+      std::string text =
+          fmt::format("rank{} {} on {} {}", one ? "" : "s", ranks_text(finding.ranks),
+                      finding.node.empty() ? "an unknown node" : finding.node,
+                      one ? finding.words : plural(finding.words));
+      if (finding.seconds > 0) text.append(finding.since).append(seconds_text(finding.seconds));
       result_.sentences.push_back(text);
     }
     std::ranges::sort(others);

@@ -142,6 +142,7 @@ class HangDoctor::Ward {
     using enum HangIncident::Role;
     while (pause(times_.heartbeat)) {
       alive();
+      if (retired_ && stalled_.load() >= 2 * times_.timeout) end_retired();
       if (retired_ || stalled_.load() < times_.timeout) {
         incident_.withdraw();
         continue;
@@ -150,6 +151,7 @@ class HangDoctor::Ward {
       if (role == announced) end_as_patient();
       if (role == doctor && Clock::now() >= next_look_) examine();
     }
+    incident_.withdraw();
   }
 
   void alive() { doctor_seen_ = Clock::now(); }
@@ -165,9 +167,10 @@ class HangDoctor::Ward {
     const auto left = std::chrono::duration_cast<milliseconds>(time_left(ranks, times_.timeout));
     // Whose record cannot be read may be at work: it is given twice the time.
     const bool wait_for_unread = unread && stalled_.load() < 2 * times_.timeout;
-    next_look_ = Clock::now() + std::max(left, times_.heartbeat);
+    // Not later, because a rank may have died since.
+    next_look_ = Clock::now() + std::clamp(left, times_.heartbeat, 2 * times_.silence);
     if (left.count() > 0 || wait_for_unread || stalled_.load() < times_.timeout) return;
-    end_as_doctor(ranks);
+    if (pause(milliseconds(0))) end_as_doctor(ranks);
   }
 
   /// Records of others must end nobody. The checkpoints' fence decides who of the two goes on.
@@ -178,6 +181,15 @@ class HangDoctor::Ward {
                     options_.owner.rank, ranks_folder(options_.run_dir)));
     retired_ = true;
     incident_.withdraw();
+  }
+
+  /// Rank 0, which alone is told that it is fenced off, can have ended without a word that reaches
+  /// us: where Slurm has given up our node, nobody else ends what is left of a start.
+  [[noreturn]] void end_retired() {
+    say(fmt::format(
+        "phalanx: rank {}: nothing has gone on for {:.0f} s, and another start has the run\n",
+        options_.owner.rank, in_seconds(stalled_)));
+    std::_Exit(kExitFenced);
   }
 
   [[noreturn]] void end_as_doctor(const std::vector<RankState>& ranks) {

@@ -84,13 +84,19 @@ std::vector<RankState> states_of(Records records, int64_t silence_ns) {
   return ranks;
 }
 
+std::vector<int64_t> heartbeats(const std::vector<RankState>& ranks) {
+  std::vector<int64_t> times;
+  for (const RankState& rank : ranks) times.push_back(rank.record.heartbeat_ns);
+  return times;
+}
+
 /// Who seems silent but has beaten since `before` lives, however its clock goes.
-void compare_hearts(const std::vector<RankState>& before, std::vector<RankState>& ranks) {
+void compare_hearts(const std::vector<int64_t>& before, std::vector<RankState>& ranks) {
   const std::string node = node_name();
   for (size_t i = 0; i < ranks.size(); ++i) {
     RankState& rank = ranks[i];
     if (rank.life != RankLife::silent) continue;
-    if (before[i].record.heartbeat_ns != rank.record.heartbeat_ns) rank.life = RankLife::answers;
+    if (before[i] != rank.record.heartbeat_ns) rank.life = RankLife::answers;
     rank.silent_seconds = 1e-9 * static_cast<double>(nanoseconds_now() - rank.record.heartbeat_ns);
     if (rank.record.owner.node == node) rank.process = process_state(rank.record.process);
   }
@@ -114,7 +120,8 @@ std::vector<RankState> read_rank_states(const std::string& run_dir, int64_t worl
     alive();
     std::this_thread::sleep_for(kPause);
   }
-  const std::vector<RankState> before = std::move(ranks);
+  const std::vector<int64_t> before = heartbeats(ranks);
+  ranks.clear();  // records of thousands of ranks are some 100 MiB
   ranks = states_of(read_all(paths, times.patience, alive), silence_ns);
   compare_hearts(before, ranks);
   return ranks;

@@ -31,7 +31,7 @@ constexpr HangTimes hang_times(std::chrono::milliseconds timeout, int64_t world)
           .silence = 3 * heartbeat,
           .proof = std::max(2 * heartbeat + Milliseconds(500),
                             std::min(timeout / 2, Milliseconds(10000))),
-          .patience = std::clamp(timeout, Milliseconds(10000), Milliseconds(60000)),
+          .patience = std::clamp(timeout, Milliseconds(5000), Milliseconds(60000)),
           .stacks = 2 * heartbeat + Milliseconds(3000),
           .end = 4 * heartbeat + Milliseconds(20000)};
 }

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "kernels/base/error.h"
+#include "kernels/base/flight_recorder.h"
 
 namespace phalanx {
 
@@ -23,6 +24,7 @@ RecordFile::~RecordFile() {
 }
 
 bool RecordFile::append(std::string_view record) {
+  const FlightRange writing(flight_entry(FlightKind::file, "writing", path_));
   struct stat before {};
   const bool known = ::fstat(descriptor_, &before) == 0;
   while (!record.empty()) {

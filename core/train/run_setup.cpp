@@ -1,9 +1,11 @@
 // Fills in what the configuration leaves to be derived.
 #include "core/train/run_setup.h"
+#include "kernels/base/flight_recorder.h"
 
 namespace phalanx {
 
 RunSetup make_run_setup(const RunConfig& config, int64_t num_data_ranks) {
+  const FlightRange reading(flight_entry(FlightKind::phase, "read the tokenizer"));
   RunSetup setup{.config = config, .tokenizer = make_tokenizer(config.tokenizer), .vocabulary = {}};
   const int64_t tokens = setup.tokenizer->vocab_size();
   ModelConfig& model = setup.config.model;

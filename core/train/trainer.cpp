@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <limits>
 
@@ -12,8 +13,10 @@
 #include "core/train/memory_options.h"
 #include "core/train/node_name.h"
 #include "core/train/peak_flops.h"
+#include "core/train/preflight.h"
 #include "core/train/stop_flag.h"
 #include "core/train/weights_file.h"
+#include "kernels/base/flight_recorder.h"
 #include "kernels/base/log.h"
 
 namespace phalanx {
@@ -80,6 +83,8 @@ BatchPlan Trainer::train_plan(int64_t order_samples) const {
 }
 
 void Trainer::open_data() {
+  const FlightRange opening(flight_entry(FlightKind::phase, "open the data"));
+  fault_moment("data", groups_.world->rank());
   const RunConfig& config = setup_.config;
   BatchPlan plan = train_plan(order_samples_);
   loader_ = make_batch_loader(config.data, DataSplit::train, plan, setup_.vocabulary);
@@ -112,6 +117,7 @@ PipelineQuestion Trainer::pipeline_question() const {
 }
 
 void Trainer::allocate() {
+  const FlightRange allocating(flight_entry(FlightKind::phase, "allocate and initialise"));
   const RunConfig& config = setup_.config;
   const MemoryQuestion plan = memory_question();
   backend_.reserve(memory_.block());
@@ -119,7 +125,15 @@ void Trainer::allocate() {
   const double given = config.training.peak_tflops * kTera;
   const int64_t room = backend_.device() == Device::cpu ? std::numeric_limits<int64_t>::max()
                                                         : memory_.block() - memory_.workspace;
-  peak_flops_ = given > 0 ? given : measure_peak_flops(backend_, plan.dtype, room);
+  const bool tests = wants_preflight(config.training.preflight, groups_.world->size(),
+                                     std::getenv("SLURM_JOB_ID"));
+  if (tests) groups_.world->barrier();  // all compute at the same time
+  const double measured = tests || given == 0 ? measure_peak_flops(backend_, plan.dtype, room) : 0;
+  peak_flops_ = given > 0 ? given : measured;
+  if (tests)
+    preflight_ =
+        run_preflight(backend_, *groups_.world, places_,
+                      {.peak_flops = measured, .room = room, .run_dir = config.training.run_dir});
   const GradientBuffer::Options options = gradient_options(stage_, config.parallel);
   store_.allocate(backend_, plan.dtype, options.units);
   gradients_ = std::make_unique<GradientBuffer>(store_, backend_, groups_, options);
@@ -152,6 +166,7 @@ void Trainer::allocate() {
 }
 
 void Trainer::resume(const std::string& config_ini) {
+  const FlightRange resuming(flight_entry(FlightKind::phase, "resume"));
   checkpoints_ = std::make_unique<RunCheckpoints>(
       RunIdentity{.config = setup_.config,
                   .config_ini = config_ini,
@@ -183,6 +198,7 @@ void Trainer::reorder_data(const ResumePoint& point) {
 }
 
 void Trainer::step() {
+  flight_step(counters().step + 1);
   bubble_.begin_step();
   if (communication_) communication_->take();  // what an evaluation moved is not the step's
   clock_.begin_step();
@@ -301,6 +317,7 @@ void Trainer::finish(const std::string& config_ini) {
 TrainingResult Trainer::run(const std::string& config_ini) {
   resume(config_ini);
   open_logs(config_ini);
+  record_preflight();
   record_begin(config_ini);
   try {
     train();

@@ -10,6 +10,7 @@
 #include "core/train/memory_check.h"
 #include "core/train/metrics_log.h"
 #include "core/train/pipeline_report.h"
+#include "core/train/preflight_report.h"
 #include "core/train/rank_times.h"
 #include "core/train/run_checkpoints.h"
 #include "core/train/run_setup.h"
@@ -66,6 +67,7 @@ class Trainer {
   void open_logs(const std::string& config_ini);
   void log_bubble();
   std::string end_text() const;
+  void record_preflight();
   void record_begin(const std::string& config_ini);
   void record_save(const SaveOutcome& save);
   void report_rank_times();
@@ -92,6 +94,7 @@ class Trainer {
   std::string resumed_from_;   // folder; empty: a fresh start
   int64_t order_samples_ = 0;  // that the data order is made for
   double peak_flops_ = 0;
+  std::optional<PreflightReport> preflight_;       // of the test before, where there was one
   std::unique_ptr<MetricsLog> log_;                // rank 0 only
   std::unique_ptr<Ledger> ledger_;                 // with log_
   std::optional<CommunicationLog> communication_;  // with log_

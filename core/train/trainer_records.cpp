@@ -10,6 +10,7 @@
 #include "core/run_files.h"
 #include "core/train/config_changes.h"
 #include "core/train/trainer.h"
+#include "kernels/base/flight_recorder.h"
 
 namespace phalanx {
 namespace {
@@ -77,6 +78,7 @@ std::string Trainer::describe(const DeviceMesh& mesh) const {
 
 void Trainer::open_logs(const std::string& config_ini) {
   if (!is_first_rank()) return;
+  const FlightRange opening(flight_entry(FlightKind::phase, "open the logs"));
   const TrainingConfig& training = setup_.config.training;
   std::filesystem::create_directories(training.run_dir);
   // Weights of an earlier run must not be taken for this one's before this one has written its own.
@@ -136,6 +138,13 @@ std::string Trainer::end_text() const {
       return diverged_;
   }
   return {};
+}
+
+void Trainer::record_preflight() {
+  if (log_ == nullptr || !preflight_) return;
+  const std::vector<std::string> outliers = preflight_outliers(*preflight_);
+  log_->message(preflight_table(*preflight_, outliers));
+  ledger_->write("preflight", preflight_json(*preflight_, outliers));
 }
 
 void Trainer::record_begin(const std::string& config_ini) {

@@ -1,5 +1,7 @@
 // Evaluation over a fixed set of samples.
 #include "core/train/validation_set.h"
+#include "core/checkpoint/fault_hook.h"
+#include "kernels/base/flight_recorder.h"
 
 #include <algorithm>
 
@@ -83,11 +85,13 @@ LossSums ValidationSet::evaluate_batch(PhdStage& stage, const GlobalBatch& batch
 std::optional<ValidationMetrics> ValidationSet::evaluate(PhdStage& stage,
                                                          const ProcessGroups& groups,
                                                          const std::function<bool()>& stop) {
+  const FlightRange evaluating(flight_entry(FlightKind::phase, "evaluate"));
   loader_->seek(0);
   LossSums sums;
   int64_t tokens = 0;
   for (int64_t n = 0; n < plan_.num_samples; n += plan_.global_batch_size) {
     if (stop()) return std::nullopt;
+    fault_moment("evaluate", groups.world->rank());
     const LossSums part = evaluate_batch(stage, loader_->next(), tokens);
     sums.cross_entropy += part.cross_entropy;
     sums.z += part.z;

@@ -12,6 +12,7 @@
 
 #include "core/checkpoint/save_plan.h"
 #include "data/hdf5_file.h"
+#include "kernels/base/flight_recorder.h"
 
 namespace phalanx {
 namespace {
@@ -138,6 +139,7 @@ void read_pieces(const Hdf5File& file, ParameterStore& store, Backend& backend) 
 }  // namespace
 
 void save_weights(const std::string& path, const WeightsInfo& info, const WeightsSource& source) {
+  const FlightRange saving(flight_entry(FlightKind::phase, "write weights"));
   std::optional<Hdf5File> file;
   if (source.world.rank() == 0) {
     file.emplace(Hdf5File::create(path));
@@ -150,6 +152,7 @@ void save_weights(const std::string& path, const WeightsInfo& info, const Weight
 
 WeightsInfo load_weights(const std::string& path, const std::string& tokenizer_hash,
                          ParameterStore& store, Backend& backend, ProcessGroup& world) {
+  const FlightRange loading(flight_entry(FlightKind::phase, "read weights"));
   const Hdf5File file = Hdf5File::open(path);
   WeightsInfo info = read_weights_info(file, path);
   check_usage(tokenizer_hash.empty() || info.tokenizer_hash == tokenizer_hash, path,

@@ -220,6 +220,10 @@ void flight_progress() {
   if (FlightRecorder* recorder = FlightRecorder::current()) recorder->progress();
 }
 
+void flight_step(int64_t step) {
+  if (FlightRecorder* recorder = FlightRecorder::current()) recorder->begin_step(step);
+}
+
 /// Others write meanwhile: what is torn is left out.
 static FlightRecord record_of(const FlightRecorder::File& file) {
   FlightRecord record{.owner = {file.rank, file.world_size, text_of(file.node)},

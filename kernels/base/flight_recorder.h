@@ -100,7 +100,8 @@ class FlightRecorder {
 /// An entry to begin. `where` is for files.
 FlightEntry flight_entry(FlightKind kind, std::string_view what, std::string_view where = {});
 
-/// One entry, as long as the object lives. Does nothing in a process without a recorder.
+/// One entry, as long as the object lives. For what may take seconds. Does nothing in a process
+/// without a recorder.
 class FlightRange {
  public:
   explicit FlightRange(const FlightEntry& entry);
@@ -117,6 +118,12 @@ class FlightRange {
 
 /// Progress of a long piece of work that is no op and has no entries of its own: for every part.
 void flight_progress();
+/// The same for parts so small and many that only each 65536th is told.
+inline void flight_progress_of(uint64_t part) {
+  if ((part & 0xffff) == 0) flight_progress();
+}
+/// The step that begins, of a process that has a recorder.
+void flight_step(int64_t step);
 
 /// Nanoseconds since 1970.
 int64_t nanoseconds_now();

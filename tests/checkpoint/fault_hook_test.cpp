@@ -111,11 +111,30 @@ TEST(FaultHook, HangSleepsOnce) {
   EXPECT_EQ(end.status, 0);
 }
 
+TEST(FaultHook, SlowSleepsEveryTimeFromItsPassageOn) {
+  const ChildEnd end = with_fault("slow:step:3:1", [] {
+    setenv("PHALANX_FAULT_SECONDS", "0.1", 1);
+    const auto passing = [](int times) {
+      const auto begin = std::chrono::steady_clock::now();
+      for (int i = 0; i < times; ++i) {
+        fault_slowness("step", 0);
+        fault_slowness("step", 1);
+        fault_moment("step", 1);  // is for others
+      }
+      return std::chrono::steady_clock::now() - begin;
+    };
+    check(passing(2) < std::chrono::milliseconds(90), "too early");
+    check(passing(4) >= std::chrono::milliseconds(400), "not every time");
+  });
+  EXPECT_EQ(end.signal, 0);
+  EXPECT_EQ(end.status, 0);
+}
+
 TEST(FaultHook, MalformedValuesAreNamed) {
   for (const char* value :
        {"", "kill", "kill:shard", "stop:shard:1", "kill:shards:1", "kill:shard:0", "kill:shard:-1",
         "kill:shard:x", "kill:shard:1:", "kill:shard:1:-1", "kill:shard:1:0:0", "kill:shard:1,",
-        "kill:shard:1 ", "kill:shard:99999999999999999999"}) {
+        "kill:shard:1 ", "slow:shard:1", "kill:shard:99999999999999999999"}) {
     const ChildEnd end = with_fault(value, [&] {
       for (int i = 0; i < 2; ++i) {
         const std::string message = message_of<UsageError>([] { fault_moment("step", 0); });

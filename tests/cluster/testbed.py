@@ -21,7 +21,7 @@ sys.path.append(str(ROOT / "tests" / "checkpoint"))
 import mpi_job  # noqa: E402  pylint: disable=wrong-import-position
 
 SCRIPT = ROOT / "cluster" / "testbed"
-PATIENCE = 60  # seconds for what takes the longest: a node is called down 16 s after its end
+PATIENCE = 90  # seconds for what takes 16 s, the end of a node until it is called down, and less
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
 
 Rank = collections.namedtuple("Rank", "rank node pid")

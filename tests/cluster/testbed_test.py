@@ -175,7 +175,7 @@ def check_nobody(arguments):
     folder.mkdir()
     os.chown(folder, 65534, 65534)
     print(testbed.finished([*NOBODY, sys.executable, __file__, arguments.phalanx, "--folder",
-                            folder / "runs", "--port", arguments.port], 0, 120,
+                            folder / "runs", "--port", arguments.port], 0, 220,
                            {"HOME": "/nonexistent", "PATH": "/usr/bin:/bin"}), end="")
     shutil.rmtree(folder)
 

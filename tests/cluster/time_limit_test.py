@@ -18,7 +18,8 @@ def paused(seconds):
 
 
 def check_saved_at_limit(run, reference):
-    """One minute, Slurm's shortest limit. The warning comes within the pause: saved at step 25."""
+    """One minute is Slurm's shortest limit, and it looks every 30 s whether to warn of one: within
+    the pause, behind which the run is saved at step 25."""
     run.wait_for_end(timeout=150)
     assert run.job()["Restarts"] == "1", run.said()
     assert run.resumes() == [None, 25], run.resumes()
@@ -65,9 +66,9 @@ def main():
             made = slurm_run.Run(arguments, cluster, name, *SAVES, *train, submit=options)
             made.submit(**environment)
             return made
-        saved = run("saved", "--time", "00:01:00", **paused(40))
-        hit = run("hit", "--time", "00:01:00", **paused(200))
-        requeued = run("requeued", **paused(30))
+        saved = run("saved", "--time", "00:01:00", **paused(32))
+        hit = run("hit", "--time", "00:01:00", **paused(600))
+        requeued = run("requeued", **paused(600))
         stopped = run("stopped", train=["--train-iters", "1000000"])
         reference = slurm_run.Run(arguments, cluster, "reference", *SAVES)
         reference.start_alone().end(mpi_job.DONE)

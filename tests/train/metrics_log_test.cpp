@@ -110,6 +110,15 @@ TEST(MetricsLog, StepRecordsAreJsonEvenWithNan) {
   EXPECT_DOUBLE_EQ(record["mfu"].get<double>(), 8.192);
 }
 
+TEST(MetricsLog, StepRecordsSayWhereTheTimeWent) {
+  const StepTimes times{.step = 0.5, .data = 0.125, .wait = 0.25, .save = 2, .ended = 1.7e9 + 0.5};
+  const auto record =
+      nlohmann::json::parse(step_json(facts(), counters_at(7), metrics_with_loss(1), times));
+  EXPECT_EQ(record["time"], 1.7e9 + 0.5);
+  EXPECT_EQ(record["seconds"], nlohmann::json::parse(R"({"step": 0.5, "compute": 0.125,
+      "data": 0.125, "wait": 0.25, "save": 2.0})"));
+}
+
 TEST(MetricsLog, LossesSurviveTheirRecordToTheBit) {
   const double loss = 5.0 / 3.0;
   const auto record = nlohmann::json::parse(
@@ -128,16 +137,21 @@ TEST(MetricsLog, WritesOneRecordPerStepAndLinesAtTheInterval) {
       log.step(counters_at(step), metrics_with_loss(1.0 * static_cast<double>(step)),
                {.step = 0.1});
     log.validation(counters_at(4), {.loss = 2.0, .z_loss = 1.0, .tokens = 99}, 0.25);
+    log.record("other", {{"text", "a \"word\"\n and \xff"}});
   }
   std::fclose(out);
   std::ifstream records(folder + "/metrics.jsonl");
   std::vector<nlohmann::json> parsed;
   for (std::string line; std::getline(records, line);)
     parsed.push_back(nlohmann::json::parse(line));
-  ASSERT_EQ(parsed.size(), 5U);
+  ASSERT_EQ(parsed.size(), 6U);
   EXPECT_EQ(parsed[2]["iteration"], 3);
   EXPECT_EQ(parsed[4]["validation_loss"], 2.0);
   EXPECT_DOUBLE_EQ(parsed[4]["validation_perplexity"].get<double>(), std::exp(2.0));
+  EXPECT_EQ(parsed[4]["evaluation_seconds"], 0.25);
+  EXPECT_EQ(parsed[5]["event"], "other");
+  EXPECT_GT(parsed[5]["time"], 1.7e9);
+  EXPECT_EQ(parsed[5]["text"], "a \"word\"\n and \uFFFD");  // bytes that are no text
   std::stringstream text;
   text << std::ifstream(folder + "/out.txt").rdbuf();
   // Steps 2 and 4 print; their means are 1.5 and 3.5. No terminal codes in a file.

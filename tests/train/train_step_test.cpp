@@ -182,7 +182,7 @@ TEST(TrainStep, ADivergedRunStopsWithStepLossAndNorm) {
   try {
     for (int i = 0; i < 9; ++i) run.trainer.step();
     FAIL() << "the run went on";
-  } catch (const Error& error) {
+  } catch (const DivergedError& error) {
     EXPECT_THAT(
         error.what(),
         testing::AllOf(testing::HasSubstr("step 4"), testing::HasSubstr("for 3 steps in a row"),
