@@ -50,10 +50,12 @@ std::vector<double> linear_ticks(double high) {
 std::vector<double> logarithmic_ticks(double low, double high) {
   std::vector<double> ticks;
   const bool many = high / low > 2000;
-  for (double power = std::pow(10.0, std::floor(std::log10(low))); power <= high; power *= 10)
-    for (const double factor : {1.0, 2.0, 5.0})
-      if (factor * power >= low && factor * power <= high && (factor == 1.0 || !many))
-        ticks.push_back(factor * power);
+  for (int exponent = static_cast<int>(std::floor(std::log10(low)));
+       std::pow(10.0, exponent) <= high; ++exponent)
+    for (const double factor : {1.0, 2.0, 5.0}) {
+      const double tick = factor * std::pow(10.0, exponent);
+      if (tick >= low && tick <= high && (factor == 1.0 || !many)) ticks.push_back(tick);
+    }
   return ticks;
 }
 
@@ -128,7 +130,6 @@ std::string draw_line(const ChartLine& line, size_t colour, const Scale& x, cons
   for (const ChartPoint& point : line.points) {
     path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : " L", x(point.x), y(point.y));
     upper += fmt::format(" {:.1f},{:.1f}", x(point.x), y(point.high));
-    lower = fmt::format(" {:.1f},{:.1f}", x(point.x), y(point.low)) + lower;
     markers += fmt::format("<circle class=\"fill s{}\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.5\"/>\n",
                            colour, x(point.x), y(point.y));
     if (point.low < point.high)  // alone it has no band
@@ -137,6 +138,8 @@ std::string draw_line(const ChartLine& line, size_t colour, const Scale& x, cons
           "x2=\"{1:.1f}\" y2=\"{3:.1f}\"/>\n",
           colour, x(point.x), y(point.low), y(point.high));
   }
+  for (auto point = line.points.rbegin(); point != line.points.rend(); ++point)
+    lower += fmt::format(" {:.1f},{:.1f}", x(point->x), y(point->low));
   if (path.empty()) return "";
   if (line.dashed) return fmt::format("<path class=\"ideal\" d=\"{}\"/>\n", path);
   return fmt::format(

@@ -157,7 +157,7 @@ std::string report_html(const StudyReport& report) {
 
 std::string write_report(const StudyReport& report) {
   replace_file(report.study.folder + "/report.csv", report_csv(report.results));
-  const std::string path = report.study.folder + "/report.html";
+  std::string path = report.study.folder + "/report.html";
   replace_file(path, report_html(report));
   return path;
 }

@@ -168,10 +168,12 @@ std::vector<ByteColumns> byte_columns(const std::vector<PointResult>& results) {
     for (const MeasuredBytes& item : result.measures.bytes)
       keys.insert({item.group, item.operation});
   std::vector<ByteColumns> list;
-  for (const auto& [group, operation] : keys) {
+  for (const auto& key : keys) {
+    const std::string& group = key.first;
+    const std::string& operation = key.second;
     const auto column = [&](const char* what, std::optional<int64_t> MeasuredBytes::*field) {
       return ReportColumn{fmt::format("bytes_{}_{}_{}", group, operation, what), what, "",
-                          [=, group = group, operation = operation](const PointResult& r) {
+                          [=](const PointResult& r) {
                             const MeasuredBytes* item = find_bytes(r, group, operation);
                             return item == nullptr ? "" : whole(item->*field);
                           }};

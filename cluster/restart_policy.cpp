@@ -21,10 +21,13 @@ void add_names(std::vector<std::string>& names, const std::vector<std::string>& 
     if (!contains(names, name)) names.push_back(name);
 }
 
-/// The ranks' own exit code where it is known: a launcher gives that of the ranks it killed.
+/// The ranks' own exit code where it is known: a launcher gives that of the ranks it killed. srun
+/// gives 0 when a node was lost and the rest did not end in time, so 0 counts only where the
+/// trainer itself wrote that it came to its end.
 int exit_code_of(const EndFacts& facts, const ErrorLines& lines) {
-  return facts.launcher_exit_code == 0 ? kExitDone
-                                       : lines.rank_exit_code().value_or(facts.launcher_exit_code);
+  if (facts.launcher_exit_code == 0 && !facts.stop_reason.empty()) return kExitDone;
+  if (lines.rank_exit_code()) return *lines.rank_exit_code();
+  return facts.launcher_exit_code == 0 ? kExitFailed : facts.launcher_exit_code;
 }
 
 bool over_time(const EndFacts& facts, const ErrorLines& lines) {

@@ -128,7 +128,7 @@ void replace_file(const std::string& path, const std::string& text) {
 }
 
 Study continued_study(const Study& asked) {
-  const Study before = read_study(asked.folder);
+  Study before = read_study(asked.folder);
   std::string differs;
   if (before.weak != asked.weak) differs = before.weak ? "--weak" : "--strong";
   if (before.nodes != asked.nodes) differs = "--nodes " + before.nodes;

@@ -85,7 +85,10 @@ bool SignalInbox::wait_for_end(double seconds) {
 }
 
 RanksEnd run_ranks(const std::vector<std::string>& words, SignalInbox& inbox,
-                   const std::function<void(const char*)>& on_signal) {
+                   const RanksWatch& watch) {
+  using Clock = std::chrono::steady_clock;
+  const std::chrono::duration<double> patience(watch.patience_seconds);
+  auto patient_until = Clock::time_point::max();
   ChildProcess child({.words = words, .read_output = false});
   RanksEnd end;
   std::string text;
@@ -98,12 +101,18 @@ RanksEnd run_ranks(const std::vector<std::string>& words, SignalInbox& inbox,
       end.exit_code = *code;
       return end;
     }
+    if (Clock::now() > patient_until) {
+      patient_until = Clock::now() + std::chrono::duration_cast<Clock::duration>(patience);
+      if (watch.is_ending()) child.signal_group(SIGKILL);
+    }
     std::array<pollfd, 2> sources{{{inbox.descriptor(), POLLIN, 0}, {child.error(), POLLIN, 0}}};
     poll(sources.data(), sources.size(), kTickMilliseconds);
     for (int number = inbox.take(); number != 0; number = inbox.take()) {
+      if (number == SIGTERM && !end.ended_by_slurm)
+        patient_until = Clock::now() + std::chrono::duration_cast<Clock::duration>(patience);
       end.ended_by_slurm = end.ended_by_slurm || number == SIGTERM;
       end.warned = end.warned || number == SIGUSR1;
-      on_signal(signal_name(number));
+      watch.on_signal(signal_name(number));
       child.signal(SIGUSR1);
     }
   }

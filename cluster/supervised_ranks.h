@@ -36,10 +36,20 @@ struct RanksEnd {
   bool warned = false;          // SIGUSR1 came
 };
 
+struct RanksWatch {
+  /// Told the name of each signal that came.
+  std::function<void(const char*)> on_signal;
+  /// Whether Slurm is ending the job. Then it kills this process too, by default 30 s (KillWait)
+  /// after SIGTERM, while srun waits longer than that for a node that is lost.
+  std::function<bool()> is_ending;
+  double patience_seconds = 20;  // after SIGTERM, for the launcher to end
+};
+
 /// Runs the launcher to its end. What it and the ranks write to standard error goes on to ours, in
-/// whole lines. Each signal is told to `on_signal` (its name) and passed on to the launcher as
-/// SIGUSR1, which srun and mpirun hand to every rank: at SIGTERM they would kill them instead.
+/// whole lines. Each signal is passed on to the launcher as SIGUSR1, which srun and mpirun hand to
+/// every rank: at SIGTERM they would kill them instead. A launcher that does not end while Slurm
+/// ends the job is killed after the patience, so that there is time to say what happened.
 RanksEnd run_ranks(const std::vector<std::string>& words, SignalInbox& inbox,
-                   const std::function<void(const char*)>& on_signal);
+                   const RanksWatch& watch);
 
 }  // namespace phalanx

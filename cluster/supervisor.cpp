@@ -76,16 +76,24 @@ class Supervisor {
     take_own_step_number();
     const std::vector<std::string> words = command(count);
     log_info("supervise: {}", command_text(words));
-    const RanksEnd ranks = run_ranks(words, inbox_, [&](const char* name) {
-      ledger_.write("signal", {{"attempt", attempt_}, {"signal", name}});
-      log_info("supervise: {} came: the ranks are told to save and stop", name);
-    });
+    const RanksEnd ranks = run_ranks(words, inbox_,
+                                     {.on_signal = [&](const char* name) { pass_on(name); },
+                                      .is_ending =
+                                          [&] {
+                                            const auto job = ask([&] { return slurm_.job(job_); });
+                                            return !job || job->state != "RUNNING";
+                                          }});
     const AttemptEnd end = finish(ranks);
     act(decide(end));
     return end.exit_code;
   }
 
  private:
+  void pass_on(const char* signal) {
+    ledger_.write("signal", {{"attempt", attempt_}, {"signal", signal}});
+    log_info("supervise: {} came: the ranks are told to save and stop", signal);
+  }
+
   void end_here(const std::string& reason) {
     log_info("supervise: the run does not start: {}", reason);
     ledger_.write("decision",
@@ -235,18 +243,17 @@ class Supervisor {
 
   AttemptEnd finish(const RanksEnd& ranks) {
     const Record told = training_end();
-    const EndFacts facts{
-        .launcher_exit_code = ranks.exit_code,
-        .stop_reason = text_in(told, "reason"),
-        .updated = integer_in(told, "updates", 1) > 0,
-        .stop_file = std::filesystem::exists(stop_file_path(run_dir_)),
-        .ended_by_slurm = ranks.ended_by_slurm,
-        .warned = ranks.warned,
-        .warning_seconds = submission_.warning_seconds,
-        .job = ask([&] { return slurm_.job(job_); }),
-        .restarts = restarts_,
-        .nodes = used_,
-        .nodes_out = ranks.exit_code == 0 ? std::vector<std::string>() : nodes_out(used_)};
+    const EndFacts facts{.launcher_exit_code = ranks.exit_code,
+                         .stop_reason = text_in(told, "reason"),
+                         .updated = integer_in(told, "updates", 1) > 0,
+                         .stop_file = std::filesystem::exists(stop_file_path(run_dir_)),
+                         .ended_by_slurm = ranks.ended_by_slurm,
+                         .warned = ranks.warned,
+                         .warning_seconds = submission_.warning_seconds,
+                         .job = ask([&] { return slurm_.job(job_); }),
+                         .restarts = restarts_,
+                         .nodes = used_,
+                         .nodes_out = nodes_out(used_)};
     const AttemptEnd end = judge_end(facts, ranks.lines);
     const RunProgress now = read_run_progress(run_.config);
     Fields fields{{"attempt", attempt_},

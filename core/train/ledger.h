@@ -4,7 +4,10 @@
 // (seconds since 1970), "event", and under Slurm "job" and "restart" (its restart count). Beside:
 //
 //   submitted       nodes, ranks_per_node, script, excluded [names], reason
-//   attempt_begin   attempt (from 1), nodes [names], ranks, waited_seconds (in the queue)
+//   attempt_begin   attempt (from 1), nodes [names], ranks, waited_seconds (in the queue),
+//                   finished_step (highest in metrics.jsonl), durable_step (newest checkpoint, -1:
+//                   none); if the start before wrote no end: previous_text, previous_nodes_failed
+//   signal          attempt, signal (that Slurm sent to the job)
 //   preflight       nodes [{node, gflops, copy_gbps, disk_gbps, link_gbps}], outliers [sentences]
 //   training_begin  step, train_iters, ranks, startup_seconds, checkpoint (path or ""), layout
 //   checkpoint      step, durable, stall_seconds, durable_seconds, problem
@@ -13,7 +16,8 @@
 //   training_end    step, reason (done|signal|duration|stop_file|diverged|error), text,
 //                   updates (steps of this start that changed the weights: 0 and diverged means
 //                   that another start will not get further)
-//   attempt_end     attempt, exit_code, cause, nodes_failed [names], step, text
+//   attempt_end     attempt, exit_code, cause, nodes_failed [names], step, text, finished_step,
+//                   durable_step (as above)
 //   decision        action (requeue|resubmit|end), reason, excluded [names]
 #pragma once
 

@@ -26,6 +26,11 @@ using testing::IsEmpty;
 using testing::Not;
 using testing::SizeIs;
 
+/// What rank 0 writes when all steps are done.
+constexpr const char* kDone =
+    "\necho '{\"event\": \"training_end\", \"reason\": \"done\", \"updates\": 1}' >> "
+    "\"$RUN/ledger.jsonl\"";
+
 class SupervisorTest : public testing::Test {
  protected:
   SupervisorTest() {
@@ -94,7 +99,8 @@ class SupervisorTest : public testing::Test {
 };
 
 TEST_F(SupervisorTest, DoneEndsTheJob) {
-  ranks("echo '{\"iteration\": 10}' >> \"$RUN/metrics.jsonl\"; echo hello >&2");
+  ranks("echo '{\"iteration\": 10}' >> \"$RUN/metrics.jsonl\"; echo hello >&2" +
+        std::string(kDone));
   EXPECT_EQ(supervise(), kExitDone);
   const auto calls = site_.calls("srun");
   ASSERT_THAT(calls, SizeIs(1));
@@ -114,9 +120,16 @@ TEST_F(SupervisorTest, DoneEndsTheJob) {
 
 TEST_F(SupervisorTest, AUsersOwnDurationStays) {
   record_.train_arguments.emplace_back("--exit-duration-in-mins=5");
-  ranks("exit 0");
+  ranks(kDone);
   EXPECT_EQ(supervise(), kExitDone);
   EXPECT_THAT(site_.calls("srun")[0], Not(HasSubstr("exit-duration-in-mins 9")));
+}
+
+TEST_F(SupervisorTest, ALauncherThatSaysNothingIsNoEnd) {
+  ranks("echo 'srun: error: Node failure on node2' >&2");
+  EXPECT_EQ(supervise(), kExitFailed);
+  EXPECT_EQ(last("attempt_end")["cause"], "node failure");
+  EXPECT_EQ(last("decision")["action"], "requeue");
 }
 
 TEST_F(SupervisorTest, WrongOptionsEndTheJob) {
@@ -233,7 +246,7 @@ TEST_F(SupervisorTest, StopFileEndsAndKeepsFromStarting) {
 
 TEST_F(SupervisorTest, LargestPartOfTheAllocationThatSuits) {
   record_.options = {.nodes = 4, .min_nodes = 1, .ranks_per_node = 2};
-  ranks("exit 0");
+  ranks(kDone);
   supervise(0, "node1,node2,node3");  // 6 ranks do not divide a batch of 8
   EXPECT_THAT(site_.calls("srun")[0], HasSubstr("--nodes=2 --ntasks=4"));
   EXPECT_THAT(site_.calls("srun")[0], HasSubstr("--nodelist=node1,node2"));
@@ -242,7 +255,7 @@ TEST_F(SupervisorTest, LargestPartOfTheAllocationThatSuits) {
 TEST_F(SupervisorTest, AStartThatWroteNoEndIsANodeFailure) {
   Ledger ledger(site_.run_dir());
   ledger.write("attempt_begin", {{"attempt", 1}, {"nodes", {"node2", "node3"}}});
-  ranks("echo '{\"iteration\": 3}' >> \"$RUN/metrics.jsonl\"");
+  ranks("echo '{\"iteration\": 3}' >> \"$RUN/metrics.jsonl\"" + std::string(kDone));
   supervise(1);
   EXPECT_EQ(last("attempt_begin")["attempt"], 2);
   EXPECT_EQ(last("attempt_begin")["previous_nodes_failed"], json({"node2"}));  // the batch host
