@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """One rank dies or stops: the job starts again by itself and ends bit for bit as one in which
-nothing happened. What stopped is named by rank and node.
+nothing happened. What stopped is named by rank and node. A rank that dies at every start does not
+keep the cluster busy for ever.
 
 usage: rank_failure_test.py PHALANX --folder FOLDER --port PORT
 """
@@ -60,6 +61,21 @@ def check_stopped(run, rank, begin):
     assert "MPI" in stacks.read_text(), stacks.read_text()
 
 
+def check_hopeless(run):
+    """Rank 1 dies in its third step, whenever it starts: two restarts, the second without the node
+    that failed twice, and no third."""
+    run.wait_for(lambda: [record["action"] for record in run.ledger("decision")][-1:] == ["end"],
+                 "end of the restarts")
+    assert len(run.ledger("attempt_begin")) == 3, run.said()
+    first, second, third = run.ledger("attempt_end")
+    assert "two restarts" in run.ledger("decision")[-1]["reason"], run.said()
+    assert first["nodes_failed"] == second["nodes_failed"] != [], run.said()
+    assert run.ledger("submitted")[-1]["excluded"] == first["nodes_failed"], run.said()
+    assert first["nodes_failed"][0] not in run.ledger("attempt_begin")[-1]["nodes"], run.said()
+    assert third["nodes_failed"] != first["nodes_failed"], run.said()
+    testbed.wait_for(lambda: not run.cluster.run("squeue", "-h"), "empty queue")
+
+
 def check_end(run, reference):
     """It went on from a checkpoint and ended like the run that was left alone."""
     run.wait_for_end()
@@ -72,9 +88,11 @@ def check_end(run, reference):
 
 def main():
     arguments = testbed.test_arguments(__doc__)
-    with testbed.Testbed(4, arguments.port) as cluster:
+    with testbed.Testbed(7, arguments.port) as cluster:
         killed = paused_run(arguments, cluster, "killed")
         stopped = paused_run(arguments, cluster, "stopped", "--hang-timeout", str(HANG_TIMEOUT))
+        hopeless = slurm_run.Run(arguments, cluster, "hopeless", *SAVES)
+        hopeless.submit(PHALANX_FAULT="kill:step:3:1")
         reference = slurm_run.Run(arguments, cluster, "reference", *SAVES)
         alone = reference.start_alone()
         ranks = [rank_of(run, 1) for run in (killed, stopped)]
@@ -86,6 +104,7 @@ def main():
         alone.end(mpi_job.DONE)
         check_end(killed, reference)
         check_end(stopped, reference)
+        check_hopeless(hopeless)
 
 
 if __name__ == "__main__":
