@@ -201,7 +201,7 @@ std::string line_chart(const LineChart& chart) {
 }
 
 std::string bar_chart(const BarChart& chart) {
-  constexpr double kRow = 42;
+  constexpr double kRow = 46;
   constexpr double kThick = 18;
   constexpr double kMargin = 8;
   Extent extent;
@@ -220,8 +220,8 @@ std::string bar_chart(const BarChart& chart) {
   }
   for (size_t i = 0; i < chart.bars.size(); ++i) {
     const ChartBar& bar = chart.bars[i];
-    const double y = kTop + kRow * static_cast<double>(i) + 16;
-    svg += label(kMargin + 4, y - 4, "start", bar.label);
+    const double y = kTop + kRow * static_cast<double>(i) + 20;
+    svg += label(kMargin + 4, y - 7, "start", bar.label);
     double begin = 0;
     for (size_t part = 0; part < bar.parts.size(); ++part) {
       const double end = begin + bar.parts[part];

@@ -71,6 +71,8 @@ pre { background: var(--card); border-radius: 6px; padding: 8px 12px; margin: 4p
   body { max-width: none; padding: 0; font-size: 11px; }
   figure { border: 1px solid var(--rule); } .wide { overflow: visible; }
   .pictures { grid-template-columns: 1fr 1fr; }
+  dl, figcaption, .legend { font-size: 9px; } figcaption b { font-size: 12px; }
+  pre { font-size: 8px; } h2 { margin-top: 18px; }
   table { font-size: 8.5px; } th, td { padding: 2px 4px; white-space: normal; }
   h2 { break-after: avoid; } tr, pre { break-inside: avoid; }
 }

@@ -231,7 +231,7 @@ std::string set_efficiencies(std::vector<PointResult>& results) {
     return result.measures.tokens_per_second->median / static_cast<double>(result.point.ranks);
   };
   const double ideal = per_rank(*first);
-  const std::string name = first->point.name;
+  std::string name = first->point.name;
   for (PointResult& result : results)
     if (finished(result)) result.efficiency = per_rank(result) / ideal;
   return name;

@@ -1,6 +1,8 @@
 // Checks of a submission. Each names values that would do.
 #include "cluster/submission_checks.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <limits>
 #include <set>
@@ -37,6 +39,10 @@ Problems option_problems(const SubmitOptions& options) {
            options.time);
   if (!options.memory.empty() && parse_memory(options.memory).value_or(0) <= 0)
     report(problems, "memory '{}' is no amount of memory; write 180G or 184320M", options.memory);
+  if (!options.program.empty() &&
+      (!options.program.starts_with('/') || access(options.program.c_str(), X_OK) != 0))
+    report(problems, "program {} must be the absolute path of a program that every node can start",
+           options.program);
   for (const std::string& word : options.sbatch_options)
     if (word.empty() || word.find_first_of("\n\r") != std::string::npos)
       report(problems, "sbatch-options has an empty word or a line break; leave it out");

@@ -34,6 +34,7 @@ struct SubmitOptions {
   std::string qos;
   std::string job_name;
   std::string dependency;
+  std::string program;
   Launcher launcher = Launcher::automatic;
   bool requeue = true;
   std::vector<std::string> sbatch_options;
@@ -67,6 +68,9 @@ void visit_fields(Config& config, Visitor& visit) {
   visit("job-name", config.job_name, "name in the queue; empty: the run folder's");
   visit("dependency", config.dependency,
         "start after other jobs, as Slurm writes it: afterany:123");
+  visit("program", config.program,
+        "what every rank starts with the arguments of phalanx, e.g. a script that enters a "
+        "container; empty: this program");
   visit("launcher", config.launcher,
         "what starts the ranks; auto: srun with PMIx or PMI2 where Slurm and MPI share one, mpirun "
         "inside the job elsewhere");

@@ -220,7 +220,8 @@ class Supervisor {
     if (count < std::ssize(nodes_)) shape.node_names = used_;
     std::vector<std::string> words =
         launch_words(submission_.launcher, submission_.mpi_plugin, shape);
-    words.push_back(submission_.program);
+    const std::string& program = submission_.options.program;
+    words.push_back(program.empty() ? submission_.program : program);
     words.emplace_back("train");
     words.insert(words.end(), submission_.train_arguments.begin(),
                  submission_.train_arguments.end());

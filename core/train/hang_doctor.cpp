@@ -108,9 +108,10 @@ class HangDoctor::Ward {
       const auto now = Clock::now();
       // A step of the clock far beyond the pause is time in which the process was stopped.
       const auto passed =
-          std::min(std::chrono::duration_cast<milliseconds>(now - before), 5 * kShort);
+          std::min(std::chrono::duration_cast<milliseconds>(now - before), 2 * kShort);
       before = now;
-      const bool goes_on = std::exchange(progress, recorder_->progress_ns()) != progress;
+      const int64_t last_progress = std::exchange(progress, recorder_->progress_ns());
+      const bool goes_on = progress != last_progress;
       stalled_ = goes_on ? milliseconds(0) : stalled_.load() + passed;
       const auto doctor_silent = now - doctor_seen_.load();
       if (ending_ && now - doctor_seen_.load() > times_.end) end_now();

@@ -45,7 +45,8 @@ HangIncident::Role HangIncident::look() {
   }
   std::string text = text_of(path_of(generation_));
   if (text.starts_with(kAnnounced)) return Role::announced;
-  if (std::exchange(seen_, std::move(text)) != seen_) since_ = Clock::now();
+  if (text != seen_) since_ = Clock::now();
+  seen_ = std::move(text);
   if (Clock::now() - since_ > takeover_) {
     ++generation_;
     since_ = Clock::now();

@@ -120,6 +120,8 @@ TEST_F(SubmissionTest, ImpossibleLayouts) {
   EXPECT_THAT(refusal({.nodes = 2, .min_nodes = 4}), HasSubstr("min-nodes 4"));
   EXPECT_THAT(refusal({.nodes = 2, .time = "soon"}), HasSubstr("'soon'"));
   EXPECT_THAT(refusal({.nodes = 2, .memory = "much"}), HasSubstr("'much'"));
+  EXPECT_THAT(refusal({.nodes = 2, .program = "phalanx"}), HasSubstr("program phalanx must be"));
+  EXPECT_THAT(refusal({.nodes = 2, .program = "/none"}), HasSubstr("program /none must be"));
 }
 
 TEST_F(SubmissionTest, RunsThatCouldNotGoOn) {

@@ -125,6 +125,13 @@ TEST_F(SupervisorTest, AUsersOwnDurationStays) {
   EXPECT_THAT(site_.calls("srun")[0], Not(HasSubstr("exit-duration-in-mins 9")));
 }
 
+TEST_F(SupervisorTest, AProgramOfTheUsersIsStartedOnTheRanks) {
+  record_.options.program = "/opt/in-a-container";
+  ranks(kDone);
+  EXPECT_EQ(supervise(), kExitDone);
+  EXPECT_THAT(site_.calls("srun")[0], HasSubstr(" /opt/in-a-container train --mock-data"));
+}
+
 TEST_F(SupervisorTest, ALauncherThatSaysNothingIsNoEnd) {
   ranks("echo 'srun: error: Node failure on node2' >&2");
   EXPECT_EQ(supervise(), kExitFailed);

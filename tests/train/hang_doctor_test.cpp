@@ -139,12 +139,13 @@ TEST(HangDoctor, TimeInWhichItWasStoppedDoesNotCount) {
     const pid_t self = getpid();
     const pid_t waker = fork();
     if (waker == 0) {
-      std::this_thread::sleep_for(milliseconds(3500));
+      std::this_thread::sleep_for(seconds(4));
       kill(self, SIGCONT);
       _exit(0);
     }
+    std::this_thread::sleep_for(milliseconds(500));  // it has begun to count
     kill(self, SIGSTOP);
-    std::this_thread::sleep_for(seconds(2));  // with what came before, more than the deadline
+    std::this_thread::sleep_for(milliseconds(1600));
     flight_progress();
   };
   const End end = run_rank(
