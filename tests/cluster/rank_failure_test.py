@@ -21,11 +21,14 @@ HANG_TIMEOUT = 20
 # A resumed run has fewer steps left than that.
 PAUSE = {"PHALANX_FAULT": "hang:step:25", "PHALANX_FAULT_SECONDS": "600"}
 PAUSE_OF_RANK_1 = dict(PAUSE, PHALANX_FAULT="hang:step:25:1")
+# The hopeless run comes back to its own nodes, because no other run may use them.
+NOT_THE_LAST, ONLY_THE_LAST = (["--sbatch-options", f"exclude={nodes}"]
+                               for nodes in ("node[5-7]", "node[1-4]"))
 
 
 def paused_run(arguments, cluster, name, pause, *options):
     """A run that waits in its 25th step, on two nodes."""
-    run = slurm_run.Run(arguments, cluster, name, *SAVES, *options)
+    run = slurm_run.Run(arguments, cluster, name, *SAVES, *options, submit=NOT_THE_LAST)
     run.submit(**pause)
     return run
 
@@ -93,7 +96,7 @@ def main():
         killed = paused_run(arguments, cluster, "killed", PAUSE)
         stopped = paused_run(arguments, cluster, "stopped", PAUSE_OF_RANK_1, "--hang-timeout",
                              str(HANG_TIMEOUT))
-        hopeless = slurm_run.Run(arguments, cluster, "hopeless", *SAVES)
+        hopeless = slurm_run.Run(arguments, cluster, "hopeless", *SAVES, submit=ONLY_THE_LAST)
         hopeless.submit(PHALANX_FAULT="kill:step:3:1")
         reference = slurm_run.Run(arguments, cluster, "reference", *SAVES)
         alone = reference.start_alone()
