@@ -1,4 +1,4 @@
-# Files of the test cluster: slurm.conf, what jobs need in their environment, settings. Part of cluster/testbed.
+# Files of the test cluster: slurm.conf, environment of jobs, settings. Part of cluster/testbed.
 # shellcheck shell=bash disable=SC2154
 
 is_on_loopback() {  # whether this machine's name is one of 127.0.0.1

@@ -65,18 +65,34 @@ ended() {  # ended PART: no process of it is left; those that are, are sent SIGK
   return 1
 }
 
-parts() {  # in the order of ending
-  # The guard of --until-exit does not end itself when it takes the cluster down.
-  if [ "${TESTBED_PART:-}" != "$folder:guard" ]; then echo guard; fi
-  seq -f node%g "$nodes"
-  printf '%s\n' slurmctld munged network
-}
+parts() { seq -f node%g "$nodes"; printf '%s\n' slurmctld munged network; }
 
 running_parts() {  # those of which any process lives
   local part
   for part in $(parts); do
     if [ -n "$(processes "$part")" ]; then echo "$part"; fi
   done
+}
+
+all_processes() {  # pids of all parts and jobs; not of a guard that is taking the cluster down
+  local files pid
+  mapfile -t files < <(grep -lz "^TESTBED_PART=${folder//./\\.}:" /proc/[0-9]*/environ 2>/dev/null)
+  if [ "${TESTBED_PART:-}" = "$folder:guard" ] && [ ${#files[@]} -gt 0 ]; then
+    mapfile -t files < <(grep -LzxF "TESTBED_PART=$folder:guard" "${files[@]}" 2>/dev/null)
+  fi
+  printf '%s\n' "${files[@]}" | pids_of
+  mapfile -t files < <(having "SLURM_CONF=$folder/slurm.conf")
+  if [ ${#files[@]} -eq 0 ]; then return; fi
+  grep -lzx 'SLURMD_NODENAME=node[0-9]*' "${files[@]}" 2>/dev/null | pids_of
+  printf '%s\n' "${files[@]}" | pids_of | named slurmstepd
+}
+
+all_ended() {  # no process is left; those that are, are sent SIGKILL
+  local pids
+  mapfile -t pids < <(all_processes | grep .)
+  if [ ${#pids[@]} -eq 0 ]; then return 0; fi
+  kill -KILL "${pids[@]}" 2>/dev/null
+  return 1
 }
 
 start_daemon() {  # start_daemon PART COMMAND...: in the background, apart from this terminal

@@ -17,15 +17,16 @@ from testbed import mpi_job
 STEPS = 40
 SAVES = ["--train-iters", str(STEPS), "--save-interval", "10"]
 HANG_TIMEOUT = 20
-# Rank 1 waits in its 25th step until something is done to it, the other one for rank 1. A resumed
-# run has fewer steps left than that.
-PAUSE = {"PHALANX_FAULT": "hang:step:25:1", "PHALANX_FAULT_SECONDS": "600"}
+# Ranks (or one, for which the others wait) stay in their 25th step until something is done to them.
+# A resumed run has fewer steps left than that.
+PAUSE = {"PHALANX_FAULT": "hang:step:25", "PHALANX_FAULT_SECONDS": "600"}
+PAUSE_OF_RANK_1 = dict(PAUSE, PHALANX_FAULT="hang:step:25:1")
 
 
-def paused_run(arguments, cluster, name, *options):
+def paused_run(arguments, cluster, name, pause, *options):
     """A run that waits in its 25th step, on two nodes."""
     run = slurm_run.Run(arguments, cluster, name, *SAVES, *options)
-    run.submit(**PAUSE)
+    run.submit(**pause)
     return run
 
 
@@ -89,8 +90,9 @@ def check_end(run, reference):
 def main():
     arguments = testbed.test_arguments(__doc__)
     with testbed.Testbed(7, arguments.port) as cluster:
-        killed = paused_run(arguments, cluster, "killed")
-        stopped = paused_run(arguments, cluster, "stopped", "--hang-timeout", str(HANG_TIMEOUT))
+        killed = paused_run(arguments, cluster, "killed", PAUSE)
+        stopped = paused_run(arguments, cluster, "stopped", PAUSE_OF_RANK_1, "--hang-timeout",
+                             str(HANG_TIMEOUT))
         hopeless = slurm_run.Run(arguments, cluster, "hopeless", *SAVES)
         hopeless.submit(PHALANX_FAULT="kill:step:3:1")
         reference = slurm_run.Run(arguments, cluster, "reference", *SAVES)

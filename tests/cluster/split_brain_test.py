@@ -16,8 +16,8 @@ SAVES = ["--train-iters", "1000000", "--save-interval", "100", "--hang-timeout",
 
 
 def check_old_ranks_are_fenced_off(arguments, cluster):
-    """All ranks of the job on the node: nothing but the fence can stop them. Rank 0, which completes
-    checkpoints, ends at its next one; the others when they have waited too long for it."""
+    """All ranks of the job are on the node: nothing but the fence can stop them. Rank 0, which
+    completes checkpoints, ends at its next one; the others when they have waited long for it."""
     run = slurm_run.Run(arguments, cluster, "fenced", *SAVES, nodes=1, ranks_per_node=2)
     run.submit()
     run.wait_for_step(150)

@@ -68,12 +68,13 @@ def json_lines(path):
 class Testbed:
     """A running cluster; use it in a `with`. Commands run on it as its user would run them."""
 
-    def __init__(self, nodes, port, mode="local", **options):
-        """`options` are those of cluster/testbed: cpus=4, memory=1000, slurmd_timeout=5."""
+    def __init__(self, nodes, port, mode="local", slurmd_timeout=5, **options):
+        """`options` are those of cluster/testbed: cpus=4, memory=1000. A busy machine's daemons may
+        be silent for a while, therefore the longer time-out."""
         self.folder = cluster_folder(port)
         self.nodes = nodes
         self.options = ["--port", str(port), "--mode", mode, "--until-exit", str(os.getpid())]
-        for name, value in options.items():
+        for name, value in dict(options, slurmd_timeout=slurmd_timeout).items():
             self.options += ["--" + name.replace("_", "-"), str(value)]
 
     def __enter__(self):
@@ -134,9 +135,6 @@ class Testbed:
         """Slurm's record of a job: name -> text."""
         return dict(re.findall(r"(\S+?)=(\S*)", self.run("scontrol", "-o", "show", "job", job)))
 
-    def state(self, job):
-        return self.job(job)["JobState"]
-
     def wait_for_state(self, job, *states, timeout=PATIENCE):
         """Until the job is in one of the states; its record. Any other end fails the test."""
         def record():
@@ -149,11 +147,6 @@ class Testbed:
     def wait_for_end(self, job, state="COMPLETED", timeout=PATIENCE):
         """Until the job has ended, which must be in `state`; its log."""
         self.wait_for_state(job, state, timeout=timeout)
-        return self.log_of(job)
-
-    def wait_for_text(self, job, text, timeout=PATIENCE):
-        """Until the job's log contains the text; the log."""
-        wait_for(lambda: text in self.log_of(job), f"'{text}' in the log of job {job}", timeout)
         return self.log_of(job)
 
     def wait_for_step(self, job, step, timeout=PATIENCE):

@@ -13,8 +13,8 @@ SAVES = ["--train-iters", str(STEPS), "--save-interval", "10"]
 
 
 def paused(seconds):
-    """Rank 0 waits in its 25th step; a resumed run has fewer steps left than that."""
-    return {"PHALANX_FAULT": "hang:step:25:0", "PHALANX_FAULT_SECONDS": str(seconds)}
+    """All ranks wait in their 25th step; a resumed run has fewer steps left than that."""
+    return {"PHALANX_FAULT": "hang:step:25", "PHALANX_FAULT_SECONDS": str(seconds)}
 
 
 def check_saved_at_limit(run, reference):
