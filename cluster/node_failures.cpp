@@ -101,7 +101,7 @@ void ErrorLines::add(const std::string& whole) {
 
 bool ErrorLines::add_hang(const std::string& line) {
   if (!line.starts_with("phalanx: hang: ")) return false;
-  if (line.starts_with("phalanx: hang: rank ")) {
+  if (line.starts_with("phalanx: hang: rank ") || line.starts_with("phalanx: hang: ranks ")) {
     add_names(hung_, {word_after(line, " on ")});
     keep_first(hang_text_, line);
   }
@@ -144,9 +144,10 @@ bool ErrorLines::add_task_end(const std::string& line) {
     if (!rank_exit_code_ && is_own_exit_code(code)) rank_exit_code_ = code;
     return true;
   }
-  // Terminated is what srun does to the rest.
+  // Terminated is what srun does to the rest; and where a rank has told of an error of its own, all
+  // that follows is the rest.
   if (how.starts_with("Terminated")) return true;
-  if (crashed_.empty()) crashed_ = expand_node_list(nodes);
+  if (crashed_.empty() && rank_text_.empty()) crashed_ = expand_node_list(nodes);
   keep_first(launcher_text_, line);
   return true;
 }

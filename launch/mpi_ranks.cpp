@@ -8,8 +8,8 @@
 #include <cstdlib>
 #include <thread>
 
-#include "core/exit_codes.h"
 #include "core/checkpoint/save_folder.h"
+#include "core/exit_codes.h"
 #include "kernels/base/error.h"
 #include "launch/options.h"
 #include "parallel/mpi_process_group.h"

@@ -34,6 +34,7 @@ struct Finding {
   std::vector<int64_t> ranks = {};
   double seconds = 0;
   std::string_view since = " for ";  // before the seconds
+  std::string_view before = "";      // the whole
 };
 
 /// An entry that is no wait for other ranks.
@@ -277,11 +278,18 @@ class Doctor {
     });
   }
 
+  /// Suspect is who does what fewer than half of the ranks do; the others are told of after them.
   void suspect_everybody() {
+    std::map<std::string, size_t> doers;
+    for (size_t rank = 0; rank < ranks_.size(); ++rank) ++doers[doing(static_cast<int64_t>(rank))];
     for (size_t i = 0; i < ranks_.size(); ++i) {
       const auto rank = static_cast<int64_t>(i);
-      if (ranks_[i].life == RankLife::answers)
-        add(rank, "waits for no other rank; " + doing(rank), doing_seconds(rank));
+      if (ranks_[i].life != RankLife::answers) continue;
+      const bool usual = ranks_.size() > 1 && 2 * doers[doing(rank)] >= ranks_.size();
+      Finding& finding = add(rank, "waits for no other rank; " + doing(rank), doing_seconds(rank));
+      if (!usual) continue;
+      finding.before = "also ";
+      suspects_.erase(rank);
     }
     std::ranges::stable_sort(findings_, {},
                              [](const Finding& finding) { return finding.ranks.size(); });
@@ -295,10 +303,10 @@ class Doctor {
         continue;
       }
       const bool one = finding.ranks.size() == 1;
-      std::string text =
-          fmt::format("rank{} {} on {} {}", one ? "" : "s", ranks_text(finding.ranks),
-                      finding.node.empty() ? "an unknown node" : finding.node,
-                      one ? finding.words : plural(finding.words));
+      std::string text = fmt::format("{}rank{} {} on {} {}", finding.before, one ? "" : "s",
+                                     ranks_text(finding.ranks),
+                                     finding.node.empty() ? "an unknown node" : finding.node,
+                                     one ? finding.words : plural(finding.words));
       if (finding.seconds > 0) text.append(finding.since).append(seconds_text(finding.seconds));
       result_.sentences.push_back(text);
     }

@@ -35,6 +35,14 @@ TEST(NodeFailures, TerminatedIsNoCrash) {
   EXPECT_THAT(errors.crashed_nodes(), ElementsAre("node2"));
 }
 
+TEST(NodeFailures, ARanksOwnErrorIsNoFaultOfTheNodesThatAreKilledThen) {
+  const ErrorLines errors =
+      read({"phalanx: rank 0 of 2: cannot read /data/a.bin", "srun: error: node2: task 1: Killed",
+            "srun: error: node1: task 0: Exited with exit code 1"});
+  EXPECT_THAT(errors.crashed_nodes(), IsEmpty());
+  EXPECT_EQ(errors.text(), "phalanx: rank 0 of 2: cannot read /data/a.bin");
+}
+
 TEST(NodeFailures, OwnExitCodeBeforeThatOfKilledOnes) {
   const ErrorLines errors = read({"phalanx: rank 3 of 4: loss is not finite",
                                   "srun: error: node2: task 3: Exited with exit code 73",
@@ -54,6 +62,11 @@ TEST(NodeFailures, HangNamesItsNodes) {
   EXPECT_THAT(errors.hung_nodes(), ElementsAre("node3", "node5"));
   EXPECT_EQ(errors.text(),
             "phalanx: hang: rank 5 on node3 has not entered reduce-scatter #412 of dp");
+}
+
+TEST(NodeFailures, HangOfManyRanksNamesTheirNode) {
+  const ErrorLines errors = read({"phalanx: hang: ranks 8-15 on node2 do not answer"});
+  EXPECT_THAT(errors.hung_nodes(), ElementsAre("node2"));
 }
 
 TEST(NodeFailures, LostNodes) {

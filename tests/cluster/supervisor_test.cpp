@@ -46,7 +46,9 @@ class SupervisorTest : public testing::Test {
   }
 
   /// What the fake ranks do: lines of sh.
-  void ranks(const std::string& body) { site_.program("srun", body); }
+  void ranks(const std::string& body) {
+    site_.program("srun", "case \"$*\" in *' true') exit 0;; esac\n" + body);
+  }
 
   /// requeue ends this job as Slurm does, by SIGTERM to the supervisor.
   void job_is(const std::string& state, int restarts) {
@@ -239,6 +241,16 @@ TEST_F(SupervisorTest, ACheckpointIsProgress) {
   for (int restart = 0; restart < 4; ++restart) supervise(restart);
   EXPECT_EQ(last("decision")["action"], "requeue");
   EXPECT_EQ(last("attempt_end")["durable_step"], 4);
+}
+
+TEST_F(SupervisorTest, NeighbouringStartsOfAJobHaveStepsOfOtherNumbers) {
+  ranks(kDone);
+  supervise(2);
+  const auto calls = site_.calls("srun");
+  ASSERT_THAT(calls, SizeIs(3));
+  EXPECT_THAT(calls[0], HasSubstr("--mpi=none"));
+  EXPECT_THAT(calls[1], HasSubstr("--mpi=none"));
+  EXPECT_THAT(calls[2], HasSubstr("phalanx train"));
 }
 
 TEST_F(SupervisorTest, StopFileEndsAndKeepsFromStarting) {

@@ -200,9 +200,8 @@ TEST(HangDiagnosis, ASilentRankIsToBlameThoughItsRecordWaits) {
   hang.waits(0, "world", 21);
   hang.waits(1, "world", 21);  // stopped inside
   hang[1].life = RankLife::silent;
-  const Diagnosis found = hang.diagnosis();
-  EXPECT_THAT(found.suspects, ElementsAre(1));
-  EXPECT_THAT(found.sentences, ElementsAre(HasSubstr("does not answer")));
+  EXPECT_THAT(hang.diagnosis().suspects, ElementsAre(1));
+  EXPECT_THAT(hang.diagnosis().sentences, ElementsAre(HasSubstr("does not answer")));
 }
 
 TEST(HangDiagnosis, SilentRanksOfANodeShareASentence) {
@@ -297,9 +296,10 @@ TEST(HangDiagnosis, NobodyWaitsTheRarestOccupationComesFirst) {
   Hang hang(8, {}, 8);
   for (int64_t rank = 0; rank < 8; ++rank)
     hang.works(rank, FlightKind::phase, rank == 6 ? "start the device" : "connect the ranks");
+  EXPECT_THAT(hang.diagnosis().suspects, ElementsAre(6));
   EXPECT_THAT(hang.diagnosis().sentences,
               ElementsAre(StartsWith("rank 6 on node1 waits for no other rank; it is in `start"),
-                          StartsWith("ranks 0-5, 7 on node1 wait for no other rank; it is in "
+                          StartsWith("also ranks 0-5, 7 on node1 wait for no other rank; it is in "
                                      "`connect")));
 }
 
