@@ -119,6 +119,8 @@ void add_environment(Lines& lines, const BatchScript& script) {
 }  // namespace
 
 std::string sbatch_word(const std::string& word) {
+  check_usage(word.find_first_of("\n\r") == std::string::npos, word,
+              " has a line break, which no #SBATCH line can hold; leave it out");
   const auto plain = [](unsigned char c) {
     return std::isalnum(c) != 0 ||
            std::string_view("-_=./,:+@%[]").find(static_cast<char>(c)) != std::string_view::npos;

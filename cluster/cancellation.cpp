@@ -106,7 +106,10 @@ class Canceller {
 
   std::string step_text() const {
     const Records records = read_last_records(metrics_path(run_dir_), kTailBytes);
-    return records.empty() ? "" : fmt::format(", step {}", integer_in(records.back(), "iteration"));
+    for (auto record = records.rbegin(); record != records.rend(); ++record)
+      if (record->contains("lm_loss"))
+        return fmt::format(", step {}", integer_in(*record, "iteration"));
+    return {};
   }
 
   const std::string& run_dir_;

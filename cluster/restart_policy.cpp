@@ -211,6 +211,19 @@ std::vector<std::string> nodes_failed_twice(const Records& ledger) {
   return names;
 }
 
+std::optional<Decision> leave_failed_nodes(const Records& ledger, const RestartFacts& facts,
+                                           const std::vector<std::string>& nodes) {
+  const std::vector<std::string> failed = nodes_failed_twice(ledger);
+  const bool has_some =
+      std::ranges::any_of(nodes, [&](const std::string& node) { return contains(failed, node); });
+  if (!has_some || facts.usable_nodes.empty()) return std::nullopt;
+  RestartFacts asked = facts;
+  asked.requeue = true;  // so that only news make it a new job
+  const Decision decision = restart(ledger, {.cause = "the job has bad nodes"}, asked);
+  if (decision.action != Decision::Action::resubmit) return std::nullopt;
+  return decision;
+}
+
 Decision decide_restart(const Records& ledger, const AttemptEnd& end, const RestartFacts& facts) {
   using Action = Decision::Action;
   if (end.cause == cause::kDone) return {Action::end, "all steps are done", {}};
@@ -223,7 +236,9 @@ Decision decide_restart(const Records& ledger, const AttemptEnd& end, const Rest
   if (end.hopeless)
     return {Action::end,
             "loss or gradient was not finite from the first step on: another start "
-            "would not get further",
+            "would not get further. Mend the options; if it fails again, the newest "
+            "checkpoint is ruined: move its folder out of RUN/checkpoints, and the one before is "
+            "taken",
             {}};
   if (end.slurm_requeues)
     return {Action::requeue, "Slurm has queued it again by itself: " + end.cause, {}};

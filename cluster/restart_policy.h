@@ -78,6 +78,11 @@ const char* action_name(Decision::Action action);
 /// `ledger` has the attempt's own attempt_begin and attempt_end already.
 Decision decide_restart(const Records& ledger, const AttemptEnd& end, const RestartFacts& facts);
 
+/// Where the allocation `nodes` has some that failed twice, and enough others are left: to be
+/// handed in again without them. Slurm's own requeues do not ask.
+std::optional<Decision> leave_failed_nodes(const Records& ledger, const RestartFacts& facts,
+                                           const std::vector<std::string>& nodes);
+
 /// Whether the newest two starts were both restarts (of what `phalanx submit` queued last) and
 /// neither finished a new step nor left a newer checkpoint.
 bool two_restarts_without_progress(const Records& ledger);

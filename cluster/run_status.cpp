@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <limits>
 
 #include "cluster/metrics_tail.h"
 #include "cluster/restart_policy.h"
@@ -19,6 +20,7 @@
 namespace phalanx {
 namespace {
 
+constexpr double kNotFinite = std::numeric_limits<double>::quiet_NaN();
 constexpr size_t kRateSteps = 20;  // whose median is told
 constexpr size_t kMostEvents = 8;  // that are told
 constexpr int64_t kTailBytes = int64_t{1} << 20;
@@ -41,7 +43,7 @@ void gather_steps(const std::string& path, RunStatus& status) {
   for (const Record& record : read_last_records(path, kTailBytes)) {
     if (!record.contains("lm_loss")) continue;  // validation, checkpoints, ...
     status.step = integer_in(record, "iteration");
-    status.loss = number_in(record, "lm_loss");
+    status.loss = number_in(record, "lm_loss", kNotFinite);  // null
     rates.push_back(number_in(record, "tokens_per_second"));
     seconds.push_back(number_in(record, "step_ms") / 1e3);
     last_time = number_in(record, "time");
@@ -144,6 +146,7 @@ std::string sentence_of(const Record& record) {
 }  // namespace
 
 double RunStatus::seconds_left() const {
+  if (!jobs.empty() && !is_active()) return 0;
   return static_cast<double>(std::max<int64_t>(0, total_steps - step)) * step_seconds;
 }
 

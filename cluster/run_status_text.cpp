@@ -37,7 +37,9 @@ std::string progress_text(const RunStatus& status) {
   if (status.total_steps > 0)
     text += fmt::format(" ({:.1f} %)", 100.0 * static_cast<double>(status.step) /
                                            static_cast<double>(status.total_steps));
-  return text + fmt::format(", loss {:.4f}, {:.0f} tokens/s, {:.3f} s per step", status.loss,
+  const std::string loss =
+      std::isfinite(status.loss) ? fmt::format("{:.4f}", status.loss) : "not finite";
+  return text + fmt::format(", loss {}, {:.0f} tokens/s, {:.3f} s per step", loss,
                             status.tokens_per_second, status.step_seconds);
 }
 

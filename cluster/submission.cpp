@@ -14,6 +14,7 @@
 #include "cluster/slurm_text.h"
 #include "cluster/submission_checks.h"
 #include "cluster/warning_time.h"
+#include "core/checkpoint/file_lock.h"
 #include "core/run_files.h"
 #include "core/train/ledger.h"
 #include "data/file_io.h"
@@ -63,7 +64,6 @@ class Submitter {
     refuse(problems);
     check_memory();
     note_node_counts();
-    if (!options_.dry_run) check_not_running();
   }
 
   void check_memory() {
@@ -139,6 +139,8 @@ class Submitter {
 
   void queue(const BatchScript& batch) {
     std::filesystem::create_directories(run_dir_);
+    const FileLock lock(submission_lock_path(run_dir_));  // of two at the same time one is refused
+    check_not_running();
     remove_stop_file();
     TemporaryFile file(submission_.script_path);
     FileWriter writer(file.path());

@@ -16,6 +16,7 @@
 #include "cluster/submission_checks.h"
 #include "cluster/supervised_ranks.h"
 #include "cluster/warning_time.h"
+#include "core/checkpoint/file_lock.h"
 #include "core/exit_codes.h"
 #include "core/run_files.h"
 #include "core/train/ledger.h"
@@ -69,7 +70,7 @@ class Supervisor {
     nodes_ = ask([&] { return slurm_.host_names(list); });
     if (nodes_.empty()) nodes_ = expand_node_list(list);
     before_ = read_ledger(run_dir_);
-    if (refuses_to_start()) return kExitStopped;
+    if (refuses_to_start() || leaves_bad_nodes()) return kExitStopped;
     const int64_t count = node_count();
     if (count == 0) return kExitUsage;
     begin(count);
@@ -112,13 +113,23 @@ class Supervisor {
     Record next{{"event", "attempt_end"}};
     next.update(progress_fields(now));
     ledger.push_back(next);
-    const bool circles = lost_start_ && two_restarts_without_progress(ledger);
-    if (circles)
-      end_here(
-          "two restarts in a row finished no new step and left no newer checkpoint; the last "
-          "one was ended without a word (" +
-          lost_text_ + ")");
-    return circles;
+    if (!two_restarts_without_progress(ledger)) return false;
+    std::string reason = "two restarts in a row finished no new step and left no newer checkpoint";
+    if (lost_start_) reason += "; the last one was ended without a word (" + lost_text_ + ")";
+    end_here(reason);
+    return true;
+  }
+
+  /// After a requeue by Slurm: a new job without the nodes that failed twice, if there are some.
+  bool leaves_bad_nodes() {
+    Records ledger = before_;
+    ledger.push_back({{"event", "attempt_begin"}, {"previous_nodes_failed", lost_nodes_}});
+    const std::optional<Decision> decision = leave_failed_nodes(
+        ledger, {.least_nodes = submission_.options.least_nodes(), .usable_nodes = usable_nodes()},
+        nodes_);
+    if (!decision) return false;
+    tell(*decision);
+    return try_often([&] { resubmit(*decision); });
   }
 
   static Record progress_fields(const RunProgress& progress) {
@@ -328,10 +339,27 @@ class Supervisor {
     return false;
   }
 
+  /// By --sbatch-options exclude=node[1-2].
+  std::vector<std::string> excluded_by_user() const {
+    constexpr std::string_view kExclude = "exclude=";
+    std::vector<std::string> names;
+    for (const std::string& word : submission_.options.sbatch_options)
+      if (word.starts_with(kExclude))
+        for (std::string& name : expand_node_list(word.substr(kExclude.size())))
+          names.push_back(std::move(name));
+    return names;
+  }
+
   void resubmit(const Decision& decision) {
     const std::string script = batch_script_path(run_dir_);
+    const FileLock lock(submission_lock_path(run_dir_));
+    // What sbatch is told here takes the place of the script's own line.
+    std::vector<std::string> excluded = decision.excluded;
+    if (!excluded.empty())
+      for (const std::string& name : excluded_by_user())
+        if (!contains(excluded, name)) excluded.push_back(name);
     const std::string id =
-        slurm_.submit(script, {.excluded = decision.excluded, .dependency = "afterany:" + job_});
+        slurm_.submit(script, {.excluded = excluded, .dependency = "afterany:" + job_});
     ledger_.write("submitted", {{"job", id},
                                 {"restart", 0},
                                 {"nodes", submission_.options.nodes},

@@ -33,6 +33,10 @@ inline std::string stacks_path(const std::string& run_dir, int64_t rank) {
 inline std::string batch_script_path(const std::string& run_dir) {
   return run_dir + "/submit.sbatch";
 }
+/// Held by who queues a job of the run.
+inline std::string submission_lock_path(const std::string& run_dir) {
+  return run_dir + "/submission.lock";
+}
 inline std::string submission_path(const std::string& run_dir) {
   return run_dir + "/submission.json";
 }

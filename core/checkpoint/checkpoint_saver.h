@@ -67,6 +67,8 @@ class CheckpointSaver {
   int64_t snapshot_bytes() const { return std::ssize(snapshot_); }
   /// Of saves from now on.
   void set_order_samples(int64_t samples) { manifest_.order_samples = samples; }
+  /// No older checkpoint is deleted from now on. While none is in flight.
+  void keep_all() { options_.retention = {}; }
   bool in_flight() const { return phase_ != Phase::idle; }
 
   /// Copies the state and starts to write it. None must be in flight. Returns why it could not be

@@ -318,6 +318,13 @@ std::string RunCheckpoints::try_save_last() {
   return last_problem_.empty() ? "" : "the last checkpoint could not be saved: " + last_problem_;
 }
 
+std::string RunCheckpoints::save_doubtful() {
+  if (saver_ == nullptr) return {};
+  if (const auto outcome = saver_->finish()) tell(*outcome);
+  saver_->keep_all();
+  return try_save_last();
+}
+
 void RunCheckpoints::save_last() {
   const std::string problem = try_save_last();
   check(problem.empty(), problem);

@@ -53,8 +53,9 @@ class RunCheckpoints {
   /// At the end: saves this step unless that was done, and waits until it is durable. Throws if it
   /// cannot be saved.
   void save_last();
-  /// The same, but returns why it could not be saved, on all ranks alike; empty: it was.
-  std::string try_save_last();
+  /// The same for a run that went wrong: older checkpoints stay, because this one may be no good,
+  /// and why it could not be saved is returned, on all ranks alike; empty: it was.
+  std::string save_doubtful();
   /// Seconds that `save_last` should be given, from the saves so far.
   double seconds_to_save() const;
 
@@ -73,6 +74,7 @@ class RunCheckpoints {
   void write_certificate();
   void start_save();
   void tell(const SaveOutcome& outcome);
+  std::string try_save_last();
   bool is_first() const { return target_.world.rank() == 0; }
   void say(const std::string& text) const;
 

@@ -291,13 +291,15 @@ void Trainer::train() {
 }
 
 /// All ranks are here with the same error. The weights are those before the bad steps, and the data
-/// of these is behind: to go on from here is to leave them out.
+/// of these is behind: to go on from here is to leave them out. They may be ruined all the same, so
+/// no older checkpoint makes room, and a start without one good step saves nothing.
 void Trainer::save_diverged(const DivergedError& error) {
   result_.stopped = StopReason::diverged;
   diverged_ = error.what();
   if (is_first_rank()) log_info("{}", diverged_);
+  if (updates_ == 0) return;
   clock_.begin_save();
-  const std::string problem = checkpoints_->try_save_last();
+  const std::string problem = checkpoints_->save_doubtful();
   clock_.end_save();
   if (is_first_rank() && !problem.empty()) log_info("{}", problem);
 }
