@@ -84,7 +84,7 @@ std::string Slurm::submit(const std::string& script, const SbatchOptions& option
   if (!options.dependency.empty()) words.push_back("--dependency=" + options.dependency);
   words.push_back(script);
   const std::string answer = first_line(output_of(words));
-  const std::string id = answer.substr(0, answer.find(';'));  // "123;cluster"
+  std::string id = answer.substr(0, answer.find(';'));  // "123;cluster"
   check(!id.empty() && id.find_first_not_of("0123456789") == std::string::npos,
         "sbatch printed no job id but: ", answer);
   return id;

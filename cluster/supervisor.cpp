@@ -196,12 +196,12 @@ class Supervisor {
     const double waited = job && job->start_time >= job->submit_time && job->submit_time > 0
                               ? job->start_time - job->submit_time
                               : 0;
-    begin_ = read_run_progress(run_.config);
+    const RunProgress progress = read_run_progress(run_.config);
     Fields fields{{"attempt", attempt_},
                   {"nodes", used_},
                   {"ranks", count * submission_.options.ranks_per_node},
                   {"waited_seconds", waited}};
-    fields.update(Fields(progress_fields(begin_)));
+    fields.update(Fields(progress_fields(progress)));
     if (lost_start_) {
       fields["previous_text"] = lost_text_;
       fields["previous_nodes_failed"] = lost_nodes_;
@@ -266,7 +266,7 @@ class Supervisor {
                          .restarts = restarts_,
                          .nodes = used_,
                          .nodes_out = nodes_out(used_)};
-    const AttemptEnd end = judge_end(facts, ranks.lines);
+    AttemptEnd end = judge_end(facts, ranks.lines);
     const RunProgress now = read_run_progress(run_.config);
     Fields fields{{"attempt", attempt_},
                   {"exit_code", end.exit_code},
@@ -385,7 +385,6 @@ class Supervisor {
   std::vector<std::string> nodes_;  // of the allocation
   std::vector<std::string> used_;   // of them, by this start
   int64_t attempt_ = 0;
-  RunProgress begin_;
   std::optional<Record> lost_start_;  // the start before, if it wrote no end
   std::vector<std::string> lost_nodes_;
   std::string lost_text_;
