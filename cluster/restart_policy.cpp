@@ -25,7 +25,9 @@ void add_names(std::vector<std::string>& names, const std::vector<std::string>& 
 /// gives 0 when a node was lost and the rest did not end in time, so 0 counts only where the
 /// trainer itself wrote that it came to its end.
 int exit_code_of(const EndFacts& facts, const ErrorLines& lines) {
-  if (facts.launcher_exit_code == 0 && !facts.stop_reason.empty()) return kExitDone;
+  // Without checkpoints a run that was stopped ends with 0 too.
+  if (facts.launcher_exit_code == 0 && !facts.stop_reason.empty())
+    return facts.stop_reason == "done" ? kExitDone : kExitStopped;
   if (lines.rank_exit_code()) return *lines.rank_exit_code();
   return facts.launcher_exit_code == 0 ? kExitFailed : facts.launcher_exit_code;
 }

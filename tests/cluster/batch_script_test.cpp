@@ -109,6 +109,14 @@ TEST(BatchScript, PathsThatSlurmCannotHoldAreRefused) {
   }
 }
 
+TEST(BatchScript, NoWordMakesALineOfItsOwn) {
+  for (const char* account : {"a\n#SBATCH --uid=0", "a\rb"}) {
+    BatchScript script = plain_script();
+    script.options.account = account;
+    EXPECT_THROW(batch_script_text(script), UsageError);
+  }
+}
+
 TEST(WarningTime, GrowsWithTheSlowestSaveAndStep) {
   using nlohmann::json;
   EXPECT_EQ(warning_seconds({}, {}, 0), 180);

@@ -233,6 +233,39 @@ TEST_F(SupervisorTest, TwoRestartsWithoutProgressEnd) {
   EXPECT_THAT(requeues(), SizeIs(2));
 }
 
+TEST_F(SupervisorTest, SlurmsOwnRequeuesWithoutProgressEndToo) {
+  ranks(
+      "echo 'slurmstepd: error: *** STEP 101.0 ON node1 CANCELLED AT 0 DUE TO PREEMPTION ***' >&2; "
+      "exit 75");
+  for (int start = 0; start < 3; ++start) {
+    job_is("COMPLETING", start + 1);
+    supervise(start);
+    EXPECT_EQ(last("decision")["action"], "requeue") << start;
+  }
+  EXPECT_EQ(supervise(3), kExitStopped);
+  EXPECT_EQ(last("decision")["action"], "end");
+  EXPECT_THAT(last("decision")["reason"].get<std::string>(), HasSubstr("two restarts"));
+  EXPECT_EQ(last("attempt_begin")["attempt"], 3) << "there is no fourth start";
+  EXPECT_THAT(requeues(), IsEmpty());
+}
+
+TEST_F(SupervisorTest, ANodeThatFailedInTwoRequeuesOfSlurmIsLeft) {
+  record_.options.sbatch_options = {"exclude=node[3-4]"};
+  ranks("echo 'srun: error: Node failure on node2' >&2; exit 143");
+  for (int start = 0; start < 2; ++start) {
+    job_is("COMPLETING", start + 1);
+    supervise(start);
+    EXPECT_THAT(site_.calls("sbatch"), IsEmpty()) << start;
+  }
+  record_.options.nodes = 1;  // so that enough are left
+  EXPECT_EQ(supervise(2), kExitStopped);
+  EXPECT_EQ(last("attempt_begin")["attempt"], 2) << "there is no third start";
+  EXPECT_EQ(last("decision")["action"], "resubmit");
+  EXPECT_EQ(last("decision")["excluded"], json({"node2"}));
+  EXPECT_THAT(site_.calls("sbatch"), Contains(HasSubstr("--exclude=node2,node3,node4 ")))
+      << "what the user left out stays out";
+}
+
 TEST_F(SupervisorTest, ACheckpointIsProgress) {
   ranks(
       "n=$(ls \"$RUN/checkpoints\" 2>/dev/null | wc -l)\n"

@@ -203,6 +203,18 @@ TEST(Diverged, ARunSavesBehindTheBadStepsAndTheNextCountsAnew) {
   ends = ledger_events(config, "training_end");
   ASSERT_EQ(ends.size(), 2U);
   EXPECT_EQ(ends[1]["updates"], 0);
+  EXPECT_FALSE(std::filesystem::exists(config.training.run_dir + "/checkpoints/iter_0000007"))
+      << "a start without one good step has nothing to save";
+}
+
+TEST(Diverged, NoOlderCheckpointMakesRoom) {
+  RunConfig config = diverging_run("diverged_keeps");
+  config.checkpoint.save_interval = 1;
+  config.checkpoint.save_keep_last = 1;
+  EXPECT_EQ(train(config).steps, 4);
+  const std::string folder = config.training.run_dir + "/checkpoints/iter_000000";
+  EXPECT_TRUE(std::filesystem::exists(folder + "3"));
+  EXPECT_TRUE(std::filesystem::exists(folder + "4"));
 }
 
 TEST(Diverged, WithoutCheckpointsItEndsAllTheSame) {
