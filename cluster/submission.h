@@ -47,6 +47,8 @@ struct SubmissionRecord {
 
 /// Throws UsageError if the run was never submitted, Error if the file is not what was written.
 SubmissionRecord read_submission(const std::string& run_dir);
+/// Nodes of --sbatch-options exclude=node[1-2].
+std::vector<std::string> excluded_by_user(const SubmitOptions& options);
 bool has_submission(const std::string& run_dir);
 /// Replaces RUN/submission.json in one step.
 void write_submission(const std::string& run_dir, const SubmissionRecord& record);

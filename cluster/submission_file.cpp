@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <type_traits>
 
+#include "cluster/node_failures.h"
 #include "cluster/submission.h"
 #include "core/run_files.h"
 #include "data/file_io.h"
@@ -46,6 +47,16 @@ class OptionReader {
 };
 
 }  // namespace
+
+std::vector<std::string> excluded_by_user(const SubmitOptions& options) {
+  constexpr std::string_view kExclude = "exclude=";
+  std::vector<std::string> names;
+  for (const std::string& word : options.sbatch_options)
+    if (word.starts_with(kExclude))
+      for (std::string& name : expand_node_list(word.substr(kExclude.size())))
+        names.push_back(std::move(name));
+  return names;
+}
 
 bool has_submission(const std::string& run_dir) {
   return std::filesystem::exists(submission_path(run_dir));

@@ -339,24 +339,13 @@ class Supervisor {
     return false;
   }
 
-  /// By --sbatch-options exclude=node[1-2].
-  std::vector<std::string> excluded_by_user() const {
-    constexpr std::string_view kExclude = "exclude=";
-    std::vector<std::string> names;
-    for (const std::string& word : submission_.options.sbatch_options)
-      if (word.starts_with(kExclude))
-        for (std::string& name : expand_node_list(word.substr(kExclude.size())))
-          names.push_back(std::move(name));
-    return names;
-  }
-
   void resubmit(const Decision& decision) {
     const std::string script = batch_script_path(run_dir_);
     const FileLock lock(submission_lock_path(run_dir_));
     // What sbatch is told here takes the place of the script's own line.
     std::vector<std::string> excluded = decision.excluded;
     if (!excluded.empty())
-      for (const std::string& name : excluded_by_user())
+      for (const std::string& name : excluded_by_user(submission_.options))
         if (!contains(excluded, name)) excluded.push_back(name);
     const std::string id =
         slurm_.submit(script, {.excluded = excluded, .dependency = "afterany:" + job_});
