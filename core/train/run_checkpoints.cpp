@@ -203,7 +203,12 @@ void RunCheckpoints::after_step(const GlobalBatch& batch, const StepMetrics& met
   certify(batch, metrics);
   if (saver_ == nullptr) return;
   if (const auto outcome = saver_->poll()) tell(*outcome);
-  if (state_.counters.step % run_.config.checkpoint.save_interval == 0) start_save();
+  save_due_ = save_due_ || state_.counters.step % run_.config.checkpoint.save_interval == 0;
+  // Not behind a skipped step: where all are skipped from now on, the weights may be ruined, and
+  // checkpoints of them must not take the place of good ones.
+  if (!save_due_ || metrics.skipped) return;
+  save_due_ = false;
+  start_save();
 }
 
 std::string RunCheckpoints::setup_text() const {

@@ -47,8 +47,9 @@ class RunCheckpoints {
   void set_log(CheckpointLog log) { log_ = std::move(log); }
 
   /// After every step, with the batch it ran: checks or writes resume certificates, tells of saves
-  /// that are done, and starts one if it is due. Throws if the first step after a resume differs
-  /// from its certificate.
+  /// that are done, and starts one if it is due: at a multiple of the interval, or at the first
+  /// step behind it that was not skipped. Throws if the first step after a resume differs from its
+  /// certificate.
   void after_step(const GlobalBatch& batch, const StepMetrics& metrics);
   /// At the end: saves this step unless that was done, and waits until it is durable. Throws if it
   /// cannot be saved.
@@ -91,7 +92,8 @@ class RunCheckpoints {
   std::optional<ResumeCertificate> expected_;  // of the next step
   bool certify_ = false;                       // the next step is one after a checkpoint
   std::optional<ResumeCertificate> certificate_;  // not yet written
-  int64_t saved_step_ = -1;                       // the last one that is durable or in flight
+  bool save_due_ = false;
+  int64_t saved_step_ = -1;    // the last one that is durable or in flight
   int64_t durable_step_ = -1;  // the last one that is in the save folder (rank 0)
   std::string last_problem_;   // of the last save; empty: it went well
   double slowest_save_ = 0;

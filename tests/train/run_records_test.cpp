@@ -213,7 +213,8 @@ TEST(Diverged, NoOlderCheckpointMakesRoom) {
   config.checkpoint.save_keep_last = 1;
   EXPECT_EQ(train(config).steps, 4);
   const std::string folder = config.training.run_dir + "/checkpoints/iter_000000";
-  EXPECT_TRUE(std::filesystem::exists(folder + "3"));
+  EXPECT_TRUE(std::filesystem::exists(folder + "1")) << "of the last step that was not skipped";
+  EXPECT_FALSE(std::filesystem::exists(folder + "3"));
   EXPECT_TRUE(std::filesystem::exists(folder + "4"));
 }
 
