@@ -2,10 +2,20 @@
 #include "cluster/metrics_tail.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <fstream>
 
 namespace phalanx {
+namespace {
+
+/// What a step's record says of other things than where its time went: most of a long file.
+constexpr std::array kNotOfTime{"communication", "consumed_samples",   "consumed_tokens",
+                                "z_loss",        "grad_norm",          "learning_rate",
+                                "mfu",           "skipped_total",      "loss_tokens",
+                                "router_z_loss", "router_balance_loss"};
+
+}  // namespace
 
 Records read_last_records(const std::string& path, int64_t bytes) {
   Records records;
@@ -29,7 +39,7 @@ Records read_step_records(const std::string& path) {
   for (std::string line; std::getline(file, line);) {
     Record record = Record::parse(line, nullptr, false);
     if (!record.is_object()) continue;
-    record.erase("communication");
+    for (const char* name : kNotOfTime) record.erase(name);
     records.push_back(std::move(record));
   }
   return records;

@@ -11,7 +11,7 @@ namespace phalanx {
 /// The whole records within the last `bytes` of the file. Empty if it is not there.
 Records read_last_records(const std::string& path, int64_t bytes);
 
-/// All records of the file without what takes most room in them and has nothing to do with time:
+/// All records of the file without most of what has nothing to do with time: losses, rates, and the
 /// bytes and calls of groups.
 Records read_step_records(const std::string& path);
 

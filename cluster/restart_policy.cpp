@@ -244,6 +244,13 @@ Decision decide_restart(const Records& ledger, const AttemptEnd& end, const Rest
             {}};
   if (end.slurm_requeues)
     return {Action::requeue, "Slurm has queued it again by itself: " + end.cause, {}};
+  const bool was_stopped = end.cause == cause::kTimeLimit || end.cause == cause::kSignal;
+  if (was_stopped && !facts.saves)
+    return {Action::end,
+            end.cause +
+                "; with --save-interval 0 nothing was saved and another start would begin "
+                "afresh: give it a longer --time",
+            {}};
   if (two_restarts_without_progress(ledger))
     return {Action::end,
             "two restarts in a row finished no new step and left no newer checkpoint; the last one "

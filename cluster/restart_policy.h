@@ -63,6 +63,7 @@ AttemptEnd judge_end(const EndFacts& facts, const ErrorLines& lines);
 /// What may be done.
 struct RestartFacts {
   bool requeue = true;                    // else only a new job
+  bool saves = true;                      // else every start begins afresh
   int64_t least_nodes = 1;                // to run at all
   std::vector<std::string> usable_nodes;  // of the partition, not out; empty: unknown
 };

@@ -15,6 +15,7 @@
 namespace phalanx {
 namespace {
 
+constexpr int64_t kMostOfAnything = 100'000;  // nodes, and ranks of a node
 constexpr int64_t kMebibyte = int64_t{1} << 20;
 
 bool runs_on_gpus(const SubmitOptions& options, const RunConfig& config) {
@@ -30,6 +31,11 @@ Problems option_problems(const SubmitOptions& options) {
   at_least(problems, "ranks-per-node", options.ranks_per_node, 1);
   at_least(problems, "cpus-per-rank", options.cpus_per_rank, 0);
   at_least(problems, "gpus-per-node", options.gpus_per_node, 0);
+  for (const auto& [name, count] :
+       {std::pair("nodes", options.nodes), std::pair("ranks-per-node", options.ranks_per_node)})
+    if (count > kMostOfAnything)
+      report(problems, "{} {} is more than any cluster has; the nearest is {}", name, count,
+             kMostOfAnything);
   if (options.min_nodes > options.nodes)
     report(problems, "min-nodes {} is more than nodes {}; the nearest is {}", options.min_nodes,
            options.nodes, options.nodes);

@@ -286,8 +286,10 @@ class Supervisor {
   std::vector<std::string> usable_nodes() {
     std::vector<std::string> names;
     const std::string partition = environment("SLURM_JOB_PARTITION");
+    const std::vector<std::string> left_out = excluded_by_user(submission_.options);
     for (const SlurmNode& node : ask([&] { return slurm_.nodes(); }))
-      if (node.partition == partition && !node.is_out()) names.push_back(node.name);
+      if (node.partition == partition && !node.is_out() && !contains(left_out, node.name))
+        names.push_back(node.name);
     return names;
   }
 
@@ -295,6 +297,7 @@ class Supervisor {
     const Decision decision = decide_restart(
         read_ledger(run_dir_), end,
         {.requeue = submission_.options.requeue,
+         .saves = run_.config.checkpoint.save_interval > 0,
          .least_nodes = submission_.options.least_nodes(),
          .usable_nodes = end.exit_code == 0 ? std::vector<std::string>() : usable_nodes()});
     by_slurm_ = end.slurm_requeues && decision.action == Action::requeue;

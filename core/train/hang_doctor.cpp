@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
+#include <future>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -128,7 +129,13 @@ class HangDoctor::Ward {
         options_.owner.rank, options_.owner.node, in_seconds(stalled_), in_seconds(times_.patience),
         ranks_folder(options_.run_dir))};
     ending_ = true;
-    std::thread(say, hang_lines(sentences)).detach();  // standard error may hang too
+    // In a thread, because standard error may hang too; but the end is not to overtake it.
+    const auto said = std::make_shared<std::promise<void>>();
+    std::thread([said, lines = hang_lines(sentences)] {
+      say(lines);
+      said->set_value();
+    }).detach();
+    said->get_future().wait_for(times_.stacks);
     end_now();
   }
 

@@ -57,7 +57,7 @@ def check_stopped(run, rank, begin):
     seconds = time.monotonic() - begin
     print(f"named {seconds:.1f} s after SIGSTOP: {re.search(pattern, run.log())[0]}")
     # The deadline, and time to make sure that the rank does not answer.
-    assert seconds <= 3 * HANG_TIMEOUT, seconds
+    assert seconds <= 2 * HANG_TIMEOUT, seconds
     end = run.wait_for_event("attempt_end")
     assert end["exit_code"] == 74, end
     assert run.wait_for_event("decision")["action"] == "requeue"

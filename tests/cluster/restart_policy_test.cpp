@@ -270,6 +270,15 @@ Record end_at(int64_t finished, int64_t durable, std::vector<std::string> failed
           {"nodes_failed", std::move(failed)}};
 }
 
+TEST(RestartPolicy, WhatSavesNothingIsNotStartedAfresh) {
+  const Records ledger{submitted(), begin(0, -1), end_at(7, -1)};
+  const AttemptEnd end{.exit_code = kExitStopped, .cause = cause::kTimeLimit};
+  EXPECT_EQ(decide_restart(ledger, end, {}).action, Action::requeue);
+  const Decision decision = decide_restart(ledger, end, {.saves = false});
+  EXPECT_EQ(decision.action, Action::end);
+  EXPECT_THAT(decision.reason, HasSubstr("--save-interval 0"));
+}
+
 TEST(RestartPolicy, TwoRestartsWithoutProgressEnd) {
   Records ledger{submitted(), begin(0, -1), end_at(0, -1)};
   EXPECT_FALSE(two_restarts_without_progress(ledger));

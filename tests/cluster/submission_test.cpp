@@ -117,6 +117,7 @@ TEST_F(SubmissionTest, ImpossibleLayouts) {
   EXPECT_THAT(refusal({.nodes = 2}, {"--tensor-model-parallel-size=4"}),
               HasSubstr("tensor-model-parallel-size 4"));
   EXPECT_THAT(refusal({.nodes = 0}), HasSubstr("nodes 0"));
+  EXPECT_THAT(refusal({.nodes = 4'000'000'000}), HasSubstr("nodes 4000000000"));
   EXPECT_THAT(refusal({.nodes = 2, .min_nodes = 4}), HasSubstr("min-nodes 4"));
   EXPECT_THAT(refusal({.nodes = 2, .time = "soon"}), HasSubstr("'soon'"));
   EXPECT_THAT(refusal({.nodes = 2, .memory = "much"}), HasSubstr("'much'"));
