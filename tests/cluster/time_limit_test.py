@@ -9,7 +9,8 @@ import testbed
 from testbed import mpi_job
 
 STEPS = 40
-SAVES = ["--train-iters", str(STEPS), "--save-interval", "10"]
+# Not in the background: step 20 is to be durable when step 25 pauses, however fast the steps are.
+SAVES = ["--train-iters", str(STEPS), "--save-interval", "10", "--no-async-save"]
 
 
 def paused(seconds):
