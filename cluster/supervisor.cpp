@@ -294,7 +294,7 @@ class Supervisor {
   }
 
   Decision decide(const AttemptEnd& end) {
-    const Decision decision = decide_restart(
+    Decision decision = decide_restart(
         read_ledger(run_dir_), end,
         {.requeue = submission_.options.requeue,
          .saves = run_.config.checkpoint.save_interval > 0,

@@ -34,7 +34,7 @@ struct Finding {
   std::vector<int64_t> ranks = {};
   double seconds = 0;
   std::string_view since = " for ";  // before the seconds
-  std::string_view before = "";      // the whole
+  std::string_view before;           // the whole
 };
 
 /// An entry that is no wait for other ranks.
